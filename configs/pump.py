@@ -1,0 +1,75 @@
+"""PUMP (CVPR 2022). Lab note.
+
+default  embedded photographs, a small ConvMixer, 128 px crops: shows on two CPU cores in minutes that everything works.
+s, u     the default with one half of the data only: synthetic pairs (L_AP) or real pairs (L_uniq).
+paper    the published recipe: 50 epochs of 16,000 pairs are 50,000 steps of 16 pairs, half of them synthetic; Adam 1e-4,
+         weight decay 5e-4 coupled. Bring the data:
+           --config.data.synthetic=photos:WEB_PHOTOS@3125,photos:SFM120K/ims@4875 --config.data.real=sfm120k:SFM120K
+         (the published run draws 3,125 web photographs and 4,875 of SfM-120k an epoch, and 8,000 pairs of SfM-120k).
+paper_s, paper_u  the published recipe on one half of the loss, same number of pairs a step.
+smoke    two steps of a tiny network, for tests.
+"""
+
+from dataclasses import replace
+
+from jaxdesc.config import DataConfig, DrawConfig, ExperimentConfig, OptimConfig, ReportConfig, Source, TrainConfig
+from jaxdesc.methods.pump import Config
+from jaxdesc.types import UserError
+
+
+def _default() -> ExperimentConfig:
+    return ExperimentConfig(
+        method=Config(output_dim=64, hidden=128, depth=4, kernel=7, ap_border_px=8, uniq_border_px=8),
+        data=DataConfig(synthetic_per_batch=4, real_per_batch=4, canvas_px=512),
+        draw=DrawConfig(crop_px=128, min_side_px=256, max_side_px=768, brightness=0.2, contrast=0.2, saturation=0.2),
+        optim=OptimConfig(learning_rate=1e-3, schedule="cosine", warmup_steps=20),
+        train=TrainConfig(steps=400),
+        report=ReportConfig(validate_every=100, checkpoint_every=100, validation_pairs=16),
+    )
+
+
+def _paper() -> ExperimentConfig:
+    return ExperimentConfig(
+        method=Config(),
+        data=DataConfig(synthetic=(Source("photos", ""),), real=(Source("sfm120k", ""),), synthetic_per_batch=8, real_per_batch=8),
+        draw=DrawConfig(),
+        optim=OptimConfig(learning_rate=1e-4, weight_decay=5e-4),
+        train=TrainConfig(steps=50_000),
+        report=ReportConfig(),
+    )
+
+
+def _smoke() -> ExperimentConfig:
+    base = _default()
+    return replace(
+        base,
+        method=Config(output_dim=8, hidden=8, depth=1, kernel=3, ap_border_px=8, uniq_border_px=8),
+        data=replace(base.data, synthetic_per_batch=2, real_per_batch=2, canvas_px=256, threads=1),
+        draw=replace(base.draw, crop_px=64, min_side_px=128, max_side_px=192),
+        optim=replace(base.optim, warmup_steps=0),
+        train=TrainConfig(steps=2),
+        report=ReportConfig(log_every=1, validate_every=2, checkpoint_every=1, validation_pairs=2),
+    )
+
+
+def _half(config: ExperimentConfig, half: str) -> ExperimentConfig:
+    """All pairs of a step from one half of the data: S trains on synthetic pairs only, U on real ones only."""
+    data, pairs = config.data, config.data.synthetic_per_batch + config.data.real_per_batch
+    return replace(config, data=replace(data, synthetic_per_batch=pairs if half == "s" else 0, real_per_batch=pairs if half == "u" else 0))
+
+
+VARIANTS = {
+    "default": _default,
+    "s": lambda: _half(_default(), "s"),
+    "u": lambda: _half(_default(), "u"),
+    "paper": _paper,
+    "paper_s": lambda: _half(_paper(), "s"),
+    "paper_u": lambda: _half(_paper(), "u"),
+    "smoke": _smoke,
+}
+
+
+def get_config(variant: str = "default") -> ExperimentConfig:
+    if variant not in VARIANTS:
+        raise UserError(f"configs/pump.py has no variant {variant!r}; it has {', '.join(VARIANTS)}.")
+    return VARIANTS[variant]()

@@ -1,0 +1,185 @@
+"""python -m jaxdesc.benchmark losses|step|data: time and memory of the hot paths, each beside its floor, measured in the same run."""
+
+import argparse
+import time
+from collections.abc import Callable
+from functools import partial
+from itertools import islice
+
+from jaxdesc import cli
+
+GIGA = 1e9
+
+
+def flags() -> argparse.ArgumentParser:
+    parser = cli.parser(
+        "benchmark",
+        "Times the losses, the training step or the input pipeline and prints each with its floor and the ratio to it.",
+        "python -m jaxdesc.benchmark losses --size 256 --batch 2",
+    )
+    parser.add_argument("what", choices=("losses", "step", "data"))
+    parser.add_argument("--config", default="configs/pump.py", metavar="FILE.py[:VARIANT]", help="step, data: configuration (default: %(default)s)")
+    parser.add_argument("--batch", type=int, default=2, help="losses: pairs (default: %(default)s)")
+    parser.add_argument("--size", type=int, default=256, help="losses: side of the descriptor maps (default: %(default)s)")
+    parser.add_argument("--dim", type=int, default=128, help="losses: length of the descriptors (default: %(default)s)")
+    parser.add_argument("--repeat", type=int, default=5, help="timed repetitions, of which the median counts (default: %(default)s)")
+    return parser
+
+
+def seconds(function: Callable, *arguments, repeat: int) -> float:
+    """Median wall time of a compiled function, after one call that warms up."""
+    import jax
+
+    jax.block_until_ready(function(*arguments))
+    times = []
+    for _ in range(repeat):
+        start = time.perf_counter()
+        jax.block_until_ready(function(*arguments))
+        times.append(time.perf_counter() - start)
+    return sorted(times)[repeat // 2]
+
+
+def compiled(function: Callable, *arguments):
+    """(compiled function, peak bytes of its temporaries and results)."""
+    import jax
+
+    program = jax.jit(function).lower(*arguments).compile()
+    memory = program.memory_analysis()
+    return program, memory.temp_size_in_bytes + memory.output_size_in_bytes
+
+
+def row(name: str, time_s: float, floor_s: float | None, floor: str = "", memory: int | None = None) -> None:
+    ratio = f"{floor_s:8.3f} s  {time_s / floor_s:6.2f} x  {floor}" if floor_s else ""
+    print(f"{name:44s} {time_s:8.3f} s  {f'{memory / 2**20:7.0f} MiB' if memory is not None else '':>11s}  {ratio}", flush=True)
+
+
+def heading() -> None:
+    import jax
+
+    device = jax.devices()[0]
+    print(f"{device.device_kind} x {jax.local_device_count()}, jax {jax.__version__}")
+    print(f"{'':44s} {'time':>10s}  {'memory':>11s}  {'floor':>10s}  {'ratio':>8s}")
+
+
+def losses(args: argparse.Namespace) -> None:
+    """L_uniq and L_AP on random unit descriptors, beside the bare matrix products of L_uniq's level 0 and of L_AP's scores."""
+    import jax
+    import jax.numpy as jnp
+
+    from jaxdesc.nets.layers import l2_normalise
+    from jaxdesc.ops.losses import average_precision_loss, pixel_ap, uniqueness_loss
+
+    b, n, d = args.batch, args.size, args.dim
+    keys = jax.random.split(jax.random.key(0), 2)
+    maps = tuple(l2_normalise(jax.random.normal(k, (b * n * n * d,)).reshape(b, n, n, d)) for k in keys)
+    side = -(-(n - 32) // 2)
+    patches, pixels = (len(range(2, side, 4))) ** 2, side**2
+    p, q = jnp.ones((patches, d)), jnp.ones((pixels, d))
+    run = partial(seconds, repeat=args.repeat)
+
+    def forward(p, q):
+        return jnp.einsum("pd,qd->pq", p, q)
+
+    correlation = jax.jit(forward)(p, q)
+    floor_value = 2 * b * run(jax.jit(forward), p, q)
+    backward = run(jax.jit(lambda c, q: c @ q), correlation, q) + run(jax.jit(lambda c, p: c.T @ p), correlation, p)
+    floor_gradient = floor_value + 2 * b * backward
+
+    heading()
+    flop = 2 * b * 2 * patches * pixels * d / GIGA
+
+    def uniq(desc1, desc2):
+        return jax.lax.map(lambda pair: uniqueness_loss(*pair), (desc1, desc2)).mean()
+
+    def ap(desc1, desc2):
+        example_keys = jax.random.split(jax.random.key(1), b)
+        H = jnp.tile(jnp.eye(3), (b, 1, 1))
+        return average_precision_loss(*pixel_ap(desc1, desc2, H, example_keys)).mean()
+
+    queries = (n - 32) ** 2 // 64
+    scores = jax.jit(lambda q, x: q @ x.T)
+    ap_floor = b * run(scores, jnp.ones((queries, d)), jnp.ones((b * queries, d)))
+    for name, loss, floors in (
+        (
+            f"L_uniq, both directions, {b} x {n} x {n} x {d}",
+            uniq,
+            ((floor_value, f"{flop:.1f} GFLOP of level 0"), (floor_gradient, f"{3 * flop:.1f} GFLOP of level 0")),
+        ),
+        (f"L_AP, {b} x {n} x {n} x {d}", ap, ((ap_floor, "distractors' scores"), (3 * ap_floor, "distractors' scores, three times"))),
+    ):
+        for what, function, (floor, words) in zip(("value", "value and both gradients"), (loss, jax.value_and_grad(loss, argnums=(0, 1))), floors, strict=True):
+            program, memory = compiled(function, *maps)
+            row(f"{name}: {what}" if what == "value" else f"  {what}", run(program, *maps), floor, words, memory)
+
+
+def step(args: argparse.Namespace) -> None:
+    """One update of a configuration on one device: drawing, network, losses, optimiser; the floor is FLOPs over a measured peak."""
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    from jaxdesc import config
+    from jaxdesc.data.draw import draw_batch
+    from jaxdesc.data.pipeline import open_data
+    from jaxdesc.engine.optim import make_optimizer
+    from jaxdesc.engine.step import AXIS, init_state, train_step
+    from jaxdesc.methods import METHODS
+
+    cfg = config.load(args.config)
+    raw = next(open_data(cfg.data, cfg.train.seed).batches(0))
+    method, optimizer = METHODS[cfg.method.name](cfg.method, axis_name=AXIS), make_optimizer(cfg.optim, cfg.train.steps)
+    draw = partial(draw_batch, cfg=cfg.draw)
+    batch = jax.jit(draw)(jax.random.key(0), raw)
+    state = jax.jit(partial(init_state, method, optimizer, seed=0))(batch)
+    update = partial(train_step, method=method, optimizer=optimizer, draw=draw, seed=0, accumulate=cfg.train.accumulate)
+    one = jax.jit(jax.vmap(update, axis_name=AXIS))  # a mapped axis of one device
+    stacked_state, stacked_raw = (jax.tree.map(lambda x: jnp.asarray(x)[None], tree) for tree in (state, raw))
+
+    images = jnp.concatenate([image for pair in batch.values() for image in (pair.image1, pair.image2)])
+    variables = {"params": state.params, **state.model_state}
+    forward = jax.jit(method.describe).lower(variables, images).compile()
+    flop = 3 * forward.cost_analysis()["flops"]
+    side = 2048
+    peak = 2 * side**3 / seconds(jax.jit(lambda x: x @ x), jnp.ones((side, side)), repeat=args.repeat)
+
+    heading()
+    pairs = int(images.shape[0]) // 2
+    program, memory = compiled(one, stacked_state, stacked_raw)
+    time_s = seconds(program, stacked_state, stacked_raw, repeat=args.repeat)
+    row(f"step, {pairs} pairs of {images.shape[1]} px", time_s, flop / peak, f"{flop / GIGA:.0f} GFLOP of the network at {peak / GIGA:.0f} GFLOP/s", memory)
+    draw_s = seconds(jax.jit(draw), jax.random.key(0), raw, repeat=args.repeat)
+    row("  of which drawing the pairs", draw_s, None)
+    row("  of which the network, forward", seconds(forward, variables, images, repeat=args.repeat), flop / 3 / peak, "a third of the above")
+    print(f"{pairs / time_s:.1f} pairs/s, {2 * pairs / time_s:.1f} crops/s; {np.sum([p.size for p in jax.tree.leaves(state.params)]):,} parameters")
+
+
+def data(args: argparse.Namespace) -> None:
+    """The input pipeline alone: photographs decoded and put on canvases, per second."""
+    from jaxdesc import config
+    from jaxdesc.data.pipeline import open_data
+
+    cfg = config.load(args.config)
+    opened = open_data(cfg.data, cfg.train.seed)
+    batches = opened.batches(0)
+    next(batches)
+    count = max(20, 10 * args.repeat)
+    start = time.perf_counter()
+    for _ in islice(batches, count):
+        pass
+    rate = count / (time.perf_counter() - start)
+    images = cfg.data.synthetic_per_batch + 2 * cfg.data.real_per_batch
+    pairs = cfg.data.synthetic_per_batch + cfg.data.real_per_batch
+    print(
+        f"{rate:.1f} batches/s, {rate * images:.0f} images/s, {rate * pairs:.0f} pairs/s with {cfg.data.threads} threads; canvases of {cfg.data.canvas_px} px"
+    )
+    print("compare pairs/s with what `benchmark step` prints: the pipeline should be several times faster")
+
+
+def main() -> None:
+    args = flags().parse_args()
+    cli.use_compilation_cache()
+    {"losses": losses, "step": step, "data": data}[args.what](args)
+
+
+if __name__ == "__main__":
+    cli.run(main)

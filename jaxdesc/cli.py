@@ -1,0 +1,53 @@
+"""What every verb shares: a user's mistake becomes one sentence on stderr and exit status 2, never a traceback."""
+
+import argparse
+import errno
+import logging
+import os
+import sys
+from collections.abc import Callable
+
+from jaxdesc.types import UserError
+
+
+def parser(verb: str, description: str, example: str) -> argparse.ArgumentParser:
+    return argparse.ArgumentParser(
+        prog=f"python -m jaxdesc.{verb}",
+        description=description,
+        epilog=f"example:\n  {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+
+
+def run(main: Callable[[], None]) -> None:
+    """Runs a verb and exits: 0 done, 1 the machine refused (disk, memory), 2 a mistake in what was asked, 130 interrupted."""
+    # XLA and the checkpoint library log to stderr what no user can act on.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    try:
+        main()
+    except UserError as e:
+        sys.exit(_told(str(e), 2))
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except OSError as e:
+        if e.errno in (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.EDQUOT):
+            sys.exit(_told(f"Cannot write{f' {e.filename}' if e.filename else ''}: {e.strerror}.", 1))
+        raise
+
+
+def use_compilation_cache() -> None:
+    """Keeps compiled programs between runs, unless $JAX_COMPILATION_CACHE_DIR says where already."""
+    import jax
+
+    from jaxdesc.config import cache_folder
+
+    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
+
+
+def _told(sentence: str, status: int) -> int:
+    print(f"jaxdesc: {sentence}", file=sys.stderr)
+    return status

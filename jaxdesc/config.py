@@ -1,0 +1,268 @@
+"""Typed experiment configurations: every field says its unit, and `validate` names the field that is wrong."""
+
+import dataclasses
+import hashlib
+import importlib.machinery
+import importlib.util
+import json
+import math
+import os
+import types
+import typing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jaxdesc.types import UserError
+
+
+def option(default: Any, doc: str, *, above=None, at_least=None, at_most=None, choices=None) -> Any:
+    """A dataclass field with its unit or meaning and the values that it may take."""
+    metadata = {"doc": doc, "above": above, "at_least": at_least, "at_most": at_most, "choices": choices}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where photographs come from; on a command line `kind:path@weight`, several joined by commas."""
+
+    kind: str = option("embedded", "photographs: embedded, photos; pairs: embedded, pairs, sfm120k")
+    path: str = option("", "folder; empty for embedded data")
+    weight: float = option(1.0, "share of the draws, relative to the other sources of the list", above=0)
+
+    @classmethod
+    def parse(cls, text: str) -> "Source":
+        kind, _, rest = text.strip().partition(":")
+        path, at, weight = rest.rpartition("@") if rest else kind.rpartition("@")
+        if not at:
+            return cls(kind=kind, path=rest)
+        try:
+            number = float(weight)
+        except ValueError:  # an @ of the path itself
+            return cls(kind=kind, path=rest)
+        return cls(kind=kind, path=path, weight=number) if rest else cls(kind=path, weight=number)
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What the host reads."""
+
+    synthetic: tuple[Source, ...] = option((Source(),), "photographs that are paired with a warped copy of themselves")
+    real: tuple[Source, ...] = option((Source(),), "pairs of photographs of one place, unlabelled")
+    synthetic_per_batch: int = option(8, "synthetic pairs of a batch, over all devices", at_least=0)
+    real_per_batch: int = option(8, "real pairs of a batch, over all devices", at_least=0)
+    canvas_px: int = option(1024, "longer side of a photograph on the device; larger ones are shrunk on the host", at_least=32)
+    correspondences: int = option(128, "correspondences of a real pair that travel to aim its crops", at_least=4)
+    cache: str = option("", "folder of prepared datasets; empty: $JAXDESC_CACHE or ~/.cache/jaxdesc")
+    threads: int = option(8, "host threads that decode", at_least=1)
+    prefetch: int = option(2, "batches that wait ready", at_least=1)
+
+
+@dataclass(frozen=True)
+class DrawConfig:
+    """Random geometry and colour, drawn and applied on the device."""
+
+    crop_px: int = option(256, "side of the square crops that a loss sees", at_least=32)
+    tilt: float = option(0.5, "perspective skew of a synthetic warp, of the longer side", at_least=0, at_most=0.9)
+    rotation_deg: float = option(20.0, "rotation of image 2, uniform within +- this", at_least=0, at_most=180)
+    min_side_px: float = option(256.0, "least shorter side that image 2 is rescaled to (log-uniform)", above=0)
+    max_side_px: float = option(1536.0, "greatest shorter side that image 2 is rescaled to", above=0)
+    aspect: float = option(1.3, "greatest change of image 2's aspect ratio (log-uniform in [1/a, a])", at_least=1)
+    crop_scale: float = option(1.5, "scale jitter of the crop windows (log-uniform in [1, this])", at_least=1)
+    trials: int = option(5, "crop windows tried, of which the best-overlapping pair is kept", at_least=1)
+    noise: float = option(25.0, "amplitude of uniform pixel noise on image 2, of 255", at_least=0, at_most=255)
+    brightness: float = option(0.0, "colour jitter of both images, factor within 1 +- this", at_least=0, at_most=1)
+    contrast: float = option(0.0, "colour jitter of both images, factor within 1 +- this", at_least=0, at_most=1)
+    saturation: float = option(0.0, "colour jitter of both images, factor within 1 +- this", at_least=0, at_most=1)
+    hue: float = option(0.0, "colour jitter of both images, turns within +- this", at_least=0, at_most=0.5)
+    swap_probability: float = option(0.5, "images of a pair change places", at_least=0, at_most=1)
+    flip_probability: float = option(0.5, "both images are mirrored", at_least=0, at_most=1)
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    learning_rate: float = option(1e-4, "Adam's step size", above=0)
+    schedule: str = option("constant", "of the learning rate over the run", choices=("constant", "cosine", "halving"))
+    halving_steps: int = option(80_000, "updates between halvings of the learning rate (schedule = halving)", above=0)
+    warmup_steps: int = option(0, "updates of linear warm-up", at_least=0)
+    weight_decay: float = option(5e-4, "coupled: added to the gradient before Adam's moments", at_least=0)
+    b1: float = option(0.9, "decay of Adam's first moment", at_least=0, at_most=1)
+    b2: float = option(0.999, "decay of Adam's second moment", at_least=0, at_most=1)
+    eps: float = option(1e-8, "Adam's epsilon", above=0)
+    clip_norm: float = option(0.0, "greatest global norm of the gradient; 0: not clipped", at_least=0)
+    ema_decay: float = option(0.0, "decay of the running mean of the parameters that is validated and exported; 0: off", at_least=0, at_most=1)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    steps: int = option(50_000, "updates of the run", at_least=1)
+    seed: int = option(0, "of parameters, data order and every random draw", at_least=0)
+    accumulate: int = option(1, "parts that each device's batch is worked through in, to save memory", at_least=1)
+
+
+@dataclass(frozen=True)
+class ReportConfig:
+    """What a run writes and when; may differ when a run is resumed."""
+
+    log_every: int = option(10, "steps between lines of metrics", at_least=1)
+    validate_every: int = option(1000, "steps between validations and pictures", at_least=1)
+    validation_pairs: int = option(16, "fixed synthetic pairs of held-out photographs", at_least=1)
+    checkpoint_every: int = option(500, "steps between checkpoints", at_least=1)
+    keep_last: int = option(3, "newest checkpoints kept, beside the best one", at_least=1)
+
+
+@dataclass(frozen=True)
+class ExperimentConfig:
+    method: Any = option(None, "the method's own Config")
+    data: DataConfig = DataConfig()
+    draw: DrawConfig = DrawConfig()
+    optim: OptimConfig = OptimConfig()
+    train: TrainConfig = TrainConfig()
+    report: ReportConfig = ReportConfig()
+
+
+def _type_matches(value: Any, annotation: Any) -> bool:
+    origin = typing.get_origin(annotation)
+    if origin is tuple:
+        inner, *rest = typing.get_args(annotation)
+        if rest == [Ellipsis]:
+            return isinstance(value, tuple) and all(_type_matches(v, inner) for v in value)
+        return isinstance(value, tuple) and len(value) == 1 + len(rest) and all(map(_type_matches, value, (inner, *rest)))
+    if origin in (typing.Union, types.UnionType):
+        return any(_type_matches(value, a) for a in typing.get_args(annotation))
+    if annotation is Any:
+        return dataclasses.is_dataclass(value)
+    if annotation is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if annotation is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, annotation)
+
+
+def _name(annotation: Any) -> str:
+    return annotation.__name__ if isinstance(annotation, type) else str(annotation).replace("jaxdesc.config.", "")
+
+
+def _validate_fields(config: Any, where: str) -> None:
+    hints = typing.get_type_hints(type(config))
+    for field in dataclasses.fields(config):
+        name, value, rule = f"{where}.{field.name}", getattr(config, field.name), field.metadata
+        if not _type_matches(value, hints[field.name]):
+            raise UserError(f"{name} = {value!r} is not of type {_name(hints[field.name])}.")
+        for bound, holds, words in (
+            ("above", lambda v, b: v > b, "above"),
+            ("at_least", lambda v, b: v >= b, "at least"),
+            ("at_most", lambda v, b: v <= b, "at most"),
+            ("choices", lambda v, b: v in b, "one of"),
+        ):
+            limit = rule.get(bound)
+            if limit is not None and not holds(value, limit):
+                raise UserError(f"{name} = {value!r} must be {words} {', '.join(limit) if bound == 'choices' else limit}.")
+        for part in value if isinstance(value, tuple) else (value,):
+            if dataclasses.is_dataclass(part):
+                _validate_fields(part, name)
+
+
+def validate(config: ExperimentConfig) -> ExperimentConfig:
+    """Checks types, ranges and what fields owe each other; returns the configuration.
+
+    Raises:
+      UserError: naming the field, its value and what it may be.
+    """
+    if not isinstance(config, ExperimentConfig):
+        raise UserError(f"get_config must return an ExperimentConfig, not {type(config).__name__}.")
+    _validate_fields(config, "config")
+    data, draw, optim, train = config.data, config.draw, config.optim, config.train
+    if data.synthetic_per_batch + data.real_per_batch == 0:
+        raise UserError("config.data.synthetic_per_batch and config.data.real_per_batch are both 0: a batch needs at least one pair.")
+    for half in ("synthetic", "real"):
+        if getattr(data, f"{half}_per_batch") and not getattr(data, half):
+            raise UserError(
+                f"config.data.{half} is empty but config.data.{half}_per_batch = {getattr(data, f'{half}_per_batch')}: name a source or set it to 0."
+            )
+        if getattr(data, f"{half}_per_batch") % train.accumulate:
+            raise UserError(
+                f"config.data.{half}_per_batch = {getattr(data, f'{half}_per_batch')} is not a multiple of config.train.accumulate = {train.accumulate}."
+            )
+    if data.canvas_px % 8:
+        raise UserError(f"config.data.canvas_px = {data.canvas_px} is not a multiple of 8, as the halved copies need.")
+    if draw.min_side_px > draw.max_side_px:
+        raise UserError(f"config.draw.min_side_px = {draw.min_side_px} is greater than config.draw.max_side_px = {draw.max_side_px}.")
+    if optim.warmup_steps > train.steps:
+        raise UserError(f"config.optim.warmup_steps = {optim.warmup_steps} is greater than config.train.steps = {train.steps}.")
+    if hasattr(config.method, "validate"):
+        config.method.validate(config)
+    return config
+
+
+def load(spec: str, overrides: dict[str, str] | None = None) -> ExperimentConfig:
+    """Reads `file.py` or `file.py:variant`, sets the overrides {"data.canvas_px": "512", ...} and validates.
+
+    Raises:
+      UserError: for a missing file, a file that is not Python, an unknown variant or field, a wrong value.
+    """
+    file, _, variant = spec.rpartition(":") if ":" in Path(spec).name else (spec, "", "")
+    path = Path(file)
+    if not path.is_file():
+        raise UserError(f"There is no configuration file {path}.")
+    module_spec = importlib.util.spec_from_file_location("jaxdesc_config", path, loader=importlib.machinery.SourceFileLoader("jaxdesc_config", str(path)))
+    module = importlib.util.module_from_spec(module_spec)
+    try:
+        module_spec.loader.exec_module(module)
+        get_config = module.get_config
+        config = get_config(variant) if variant else get_config()
+    except UserError:
+        raise
+    except SyntaxError as e:
+        raise UserError(f"{path} is not Python: {e.msg} in line {e.lineno}.") from e
+    except AttributeError as e:
+        raise UserError(f"{path} does not define what a configuration needs: {e}.") from e
+    except Exception as e:  # whatever a user's file raises is told in a sentence; misspelt fields arrive here as TypeError
+        raise UserError(f"{path} does not make a configuration: {type(e).__name__}: {e}.") from e
+    for field, text in (overrides or {}).items():
+        config = override(config, field, text)
+    return validate(config)
+
+
+def override(config: Any, field: str, text: str, where: str = "config") -> Any:
+    """The configuration with `field` ("optim.learning_rate") set to what `text` says in the field's type."""
+    name, _, rest = field.partition(".")
+    known = [f.name for f in dataclasses.fields(config)] if dataclasses.is_dataclass(config) else []
+    if name not in known:
+        raise UserError(f"{where} has no field {name!r}; it has {', '.join(known)}." if known else f"{where} has no fields.")
+    current = getattr(config, name)
+    if rest:
+        return dataclasses.replace(config, **{name: override(current, rest, text, f"{where}.{name}")})
+    annotation = typing.get_type_hints(type(config))[name]
+    return dataclasses.replace(config, **{name: _parse(text, annotation, f"{where}.{name}")})
+
+
+def _parse(text: str, annotation: Any, name: str) -> Any:
+    if annotation == tuple[Source, ...]:
+        return tuple(Source.parse(part) for part in text.split(",") if part.strip())
+    if typing.get_origin(annotation) is tuple:
+        inner = typing.get_args(annotation)
+        return tuple(_parse(part, inner[0], name) for part in text.split(",") if part.strip())
+    if annotation is bool and text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    if annotation is str:
+        return text
+    try:
+        return annotation(text)
+    except (TypeError, ValueError):
+        raise UserError(f"{name} = {text!r} is not of type {_name(annotation)}.") from None
+
+
+def cache_folder(cache: str = "") -> Path:
+    """What may be made again: prepared datasets and compiled programs. `cache`, else $JAXDESC_CACHE, else ~/.cache/jaxdesc."""
+    return Path(cache or os.environ.get("JAXDESC_CACHE", "") or "~/.cache/jaxdesc").expanduser()
+
+
+def as_dict(config: Any) -> dict:
+    """Plain values, for JSON; the method's section says which method it is."""
+    return {"method_name": config.method.name, **dataclasses.asdict(config)}
+
+
+def digest(config: Any) -> str:
+    """Twelve hexadecimal digits that change with any value of the configuration."""
+    return hashlib.sha256(json.dumps(as_dict(config), sort_keys=True).encode()).hexdigest()[:12]

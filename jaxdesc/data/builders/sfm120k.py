@@ -1,0 +1,24 @@
+"""SfM-120k's pairs, the paper's real training data: `list_pairs.txt`, `ims/<name>`, `corres/<a>_<b>.npy` (see `pairs` for the formats).
+
+In its public release an image lies at `ims/56/34/12/<...123456>`, by the last characters of its name; both forms are found.
+"""
+
+from pathlib import Path
+
+from jaxdesc.data.builders import pairs
+from jaxdesc.types import UserError
+
+
+def open_pairs(path: str, max_side_px: int, cache: str) -> pairs.PairSet:
+    """The pairs of the folder `path`; raises UserError as `pairs.open_pairs`."""
+    root = pairs.existing_folder(path)
+    for part in ("list_pairs.txt", "ims"):
+        if not (root / part).exists():
+            raise UserError(f"{root} is not SfM-120k: it has no {part}.")
+    listing = pairs.read_listing(root, root / "list_pairs.txt", root / "ims", root / "corres", _locate)
+    return pairs.prepare(listing, str(root), max_side_px, cache)
+
+
+def _locate(images: Path, name: str) -> Path:
+    nested = images / name[-2:] / name[-4:-2] / name[-6:-4] / name
+    return nested if nested.is_file() else images / name

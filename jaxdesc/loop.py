@@ -1,0 +1,231 @@
+"""The one imperative training loop."""
+
+import collections
+import json
+import math
+import signal
+import threading
+from functools import partial
+from pathlib import Path
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from PIL import Image
+
+from jaxdesc import config as configs
+from jaxdesc import figures
+from jaxdesc.data.draw import draw_batch
+from jaxdesc.data.pipeline import open_data
+from jaxdesc.engine.optim import make_optimizer
+from jaxdesc.engine.step import AXIS, inference_variables, init_state, train_step, validation_step
+from jaxdesc.methods import METHODS
+from jaxdesc.ops.geometry import apply_homography
+from jaxdesc.report import Reporter
+from jaxdesc.store.checkpoint import Checkpoints
+from jaxdesc.store.files import atomic
+from jaxdesc.types import RawBatch, UserError
+
+IN_FLIGHT = 2  # steps that may run ahead of the metrics that the host reads
+VALIDATION_SEED = 1_234_567  # of the fixed warps of the validation pairs, whatever a run's own seed
+
+
+def claim(workdir: Path, cfg: configs.ExperimentConfig) -> None:
+    """Makes the folder and ties it to the configuration.
+
+    Raises:
+      UserError: it cannot be written to, or belongs to another configuration (naming the first field that differs).
+    """
+    ours = json.loads(json.dumps(configs.as_dict(cfg)))
+    path = workdir / "config.json"
+    if path.exists():
+        try:
+            theirs = json.loads(path.read_text())
+        except ValueError as e:
+            raise UserError(f"{path} is damaged: delete it or choose another --workdir.") from e
+        for name, mine, other in _differences(ours, theirs):
+            if not name.startswith("report."):
+                raise UserError(f"{workdir} belongs to another configuration ({name} is {other!r} there and {mine!r} here): choose another --workdir.")
+    with atomic(path) as temporary:
+        temporary.write_text(json.dumps(ours, indent=1))
+
+
+def _differences(ours: dict, theirs: dict, prefix: str = ""):
+    for name in sorted(ours.keys() | theirs.keys()):
+        mine, other = ours.get(name), theirs.get(name)
+        if isinstance(mine, dict) and isinstance(other, dict):
+            yield from _differences(mine, other, f"{prefix}{name}.")
+        elif mine != other:
+            yield f"{prefix}{name}", mine, other
+
+
+def devices_for(cfg: configs.ExperimentConfig) -> list[jax.Device]:
+    """The devices to train on: all of them, or in one process as many as share the batch evenly."""
+    counts = [n for n in (cfg.data.synthetic_per_batch, cfg.data.real_per_batch) if n]
+
+    def fits(devices):
+        return all(n % (devices * cfg.train.accumulate) == 0 for n in counts)
+
+    if jax.process_count() == 1:
+        return jax.devices()[: next(n for n in range(jax.device_count(), 0, -1) if fits(n))]
+    if not fits(jax.device_count()):
+        raise UserError(
+            f"Batches of {' and '.join(map(str, counts))} pairs in {cfg.train.accumulate} part(s) do not divide over {jax.device_count()} devices: "
+            "change config.data.synthetic_per_batch, config.data.real_per_batch or config.train.accumulate."
+        )
+    return jax.devices()
+
+
+class _Stop:
+    """SIGTERM and Ctrl-C ask the loop to save and leave; a second Ctrl-C interrupts at once."""
+
+    def __init__(self):
+        self.signal = None
+        self._old = {}
+
+    def __enter__(self):
+        if threading.current_thread() is threading.main_thread():
+            self._old = {s: signal.signal(s, self._note) for s in (signal.SIGTERM, signal.SIGINT)}
+        return self
+
+    def __exit__(self, *_):
+        for s, handler in self._old.items():
+            signal.signal(s, handler)
+
+    def _note(self, number, _frame):
+        if self.signal == signal.SIGINT and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.signal = number
+
+
+def _split(raw: RawBatch, devices: int) -> RawBatch:
+    return jax.tree.map(lambda x: x.reshape(devices, x.shape[0] // devices, *x.shape[1:]), raw)
+
+
+def _finite_or_raise(step: int, metrics: dict[str, float], checkpoints: Checkpoints) -> None:
+    wrong = [name for name, value in metrics.items() if not math.isfinite(value)]
+    if wrong:
+        last = checkpoints.latest()
+        kept = f"the checkpoint of step {last} is good" if last is not None else "no checkpoint had been written yet"
+        raise UserError(f"{', '.join(wrong)} became non-finite in step {step}: training stopped, {kept}; try a smaller config.optim.learning_rate.")
+
+
+def run(cfg: configs.ExperimentConfig, workdir: str | Path) -> dict[str, float]:
+    """Trains, resuming whatever the workdir holds; returns the last validation's metrics.
+
+    The workdir gets config.json, metrics.jsonl, tensorboard/, checkpoints/, pictures of matches and curve.png.
+
+    Raises:
+      UserError: unusable data, a workdir of another configuration, a non-finite loss.
+    """
+    configs.validate(cfg)
+    workdir = Path(workdir)
+    main = jax.process_index() == 0
+    data = open_data(cfg.data, cfg.train.seed)
+    if main:
+        claim(workdir, cfg)
+        for line in data.report():
+            print(line)
+
+    method = METHODS[cfg.method.name](cfg.method, axis_name=AXIS)
+    optimizer = make_optimizer(cfg.optim, cfg.train.steps)
+    draw = partial(draw_batch, cfg=cfg.draw)
+    step_function = partial(train_step, method=method, optimizer=optimizer, draw=draw, seed=cfg.train.seed, accumulate=cfg.train.accumulate)
+    devices = devices_for(cfg)
+    local = len(devices) // jax.process_count()
+    parallel_step = jax.pmap(step_function, axis_name=AXIS, donate_argnums=0, devices=devices)
+
+    photos = data.validation_photos(cfg.report.validation_pairs)
+    slots = np.arange(cfg.report.validation_pairs, dtype=np.int32)
+    validation = jax.jit(draw)(jax.random.key(VALIDATION_SEED), {"synthetic": (photos, slots)})["synthetic"]
+    validate = jax.jit(partial(validation_step, method=method))
+    state = jax.jit(partial(init_state, method, optimizer, seed=cfg.train.seed))({"synthetic": validation})
+
+    with Checkpoints(workdir / "checkpoints", cfg.report.keep_last) as checkpoints, _Stop() as stop:
+        position = 0
+        if checkpoints.latest() is not None:
+            state, position = checkpoints.restore(state)
+            if main:
+                done = int(state.step) >= cfg.train.steps
+                print(f"{workdir} is finished at step {int(state.step)}" if done else f"resuming {workdir} at step {int(state.step)}")
+        start = int(state.step)
+        rows = cfg.data.synthetic_per_batch + cfg.data.real_per_batch
+        reporter = Reporter(workdir, start, cfg.train.steps, rows, enabled=main)
+        state = jax.tree.map(lambda x: np.broadcast_to(x, (local, *np.shape(x))), state)
+        # placed as the step leaves it, or the second step would be compiled anew
+        spread = NamedSharding(Mesh(np.array(devices), (AXIS,)), PartitionSpec(AXIS))
+        state = jax.tree.map(partial(jax.make_array_from_process_local_data, spread), state)
+        pending: collections.deque = collections.deque()
+        scores: dict[str, float] = {}
+        step = start
+
+        def current():
+            """One device's copy of the state; all are equal."""
+            return jax.tree.map(lambda x: x.addressable_data(0)[0], state)
+
+        def settle(keep: int) -> None:
+            """Reads the metrics of all but the newest `keep` steps, and with them whether training is still sound."""
+            while len(pending) > keep:
+                step, metrics = pending.popleft()
+                values = {name: float(value.addressable_data(0)[0]) for name, value in metrics.items()}
+                _finite_or_raise(step, values, checkpoints)
+                reporter.step(step, values["loss"])
+                if step % cfg.report.log_every == 0 or step == cfg.train.steps:
+                    reporter.metrics(step, values)
+
+        def evaluate(step: int) -> None:
+            settle(0)
+            values, matches = validate(inference_variables(current()), validation)
+            scores.update({name: float(value) for name, value in values.items()})
+            reporter.metrics(step, scores, "validation")
+            if main:
+                picture = _picture(validation, matches)
+                _save_png(workdir / f"matches_{step:06d}.png", picture)
+                reporter.image(step, "validation/matches", picture)
+                reporter.say(f"step {step}: " + ", ".join(f"{name} {value:.3f}" for name, value in scores.items()))
+            reporter.pause_clock()
+
+        def save(metrics=None) -> None:
+            settle(0)
+            checkpoints.save(current(), position, metrics)
+            reporter.pause_clock()
+
+        try:
+            if start == 0:
+                evaluate(0)
+            batches = data.batches(position, jax.process_index(), jax.process_count())
+            while step < cfg.train.steps and stop.signal is None:
+                state, metrics = parallel_step(state, _split(next(batches), local))
+                step, position = step + 1, position + 1
+                pending.append((step, metrics))
+                settle(IN_FLIGHT)
+                if step % cfg.report.validate_every == 0 or step == cfg.train.steps:
+                    evaluate(step)
+                    save(dict(scores))
+                elif step % cfg.report.checkpoint_every == 0:
+                    save()
+            save()
+            if main and step == cfg.train.steps:
+                _save_png(workdir / "curve.png", figures.training_curve(workdir / "metrics.jsonl"))
+        finally:
+            reporter.close()
+    if stop.signal is not None and step < cfg.train.steps:
+        print(f"stopped by {signal.Signals(stop.signal).name}: step {step} is saved; the same command goes on from there")
+        if stop.signal == signal.SIGINT:
+            raise KeyboardInterrupt
+    return scores
+
+
+def _picture(validation, matches) -> np.ndarray:
+    """The matches of the first validation pair; green within 3 px of the truth."""
+    first = jax.tree.map(lambda x: np.asarray(x[0]), (validation, matches))
+    pair, found = first
+    truth = np.asarray(apply_homography(pair.H_1to2, found.xy1_px))
+    good = np.linalg.norm(truth - found.xy2_px, axis=-1) <= 3
+    kept = found.valid
+    return figures.side_by_side(pair.image1, pair.image2, found.xy1_px[kept], found.xy2_px[kept], good[kept])
+
+
+def _save_png(path: Path, picture: np.ndarray) -> None:
+    with atomic(path) as temporary:
+        Image.fromarray(picture).save(temporary)

@@ -1,0 +1,63 @@
+"""L = L_AP (synthetic pairs) + 0.3 L_uniq (real pairs)."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxdesc.ops.losses import average_precision_loss, pixel_ap, uniqueness_loss
+from jaxdesc.types import Array, Batch, Variables
+
+
+def pump_loss(variables: Variables, batch: Batch, key: Array, train: bool, *, net: nn.Module, cfg, axis_name: str | None = None):
+    """PUMP's training loss on the halves that the batch has.
+
+    With B_s synthetic and B_r real pairs, B = B_s + B_r, the values are B / B_s * L_AP of each synthetic and
+    B / B_r * uniq_weight * L_uniq of each real example, so that their mean is mean L_AP + uniq_weight * mean L_uniq.
+    All images go through the network together and share its batch statistics.
+
+    Args:
+      variables: of the network.
+      batch: {"synthetic": Pair with H_1to2, "real": Pair}, one of them may be absent.
+      key: of the step; each example's draws come from fold_in(key, slot).
+      train: whether batch statistics are those of the batch, and are updated.
+    Returns:
+      per_example (B,), ({"L_AP": (B_s,), "L_uniq": (B_r,)}, model_state).
+    """
+    halves = [half for half in ("synthetic", "real") if half in batch]
+    images = jnp.concatenate([image for half in halves for image in (batch[half].image1, batch[half].image2)])
+    if train:
+        maps, model_state = net.apply(variables, images, train=True, mutable=["batch_stats"])
+    else:
+        maps, model_state = net.apply(variables, images, train=False), {"batch_stats": variables["batch_stats"]}
+
+    total = images.shape[0] // 2
+    values, parts, at = [], {}, 0
+    for half in halves:
+        pair, n = batch[half], batch[half].slot.shape[0]
+        desc1, desc2 = maps[at : at + n], maps[at + n : at + 2 * n]
+        at += 2 * n
+        if half == "synthetic":
+            keys = jax.vmap(jax.random.fold_in, (None, 0))(key, pair.slot)
+            ap, valid = pixel_ap(
+                desc1,
+                desc2,
+                pair.H_1to2,
+                keys,
+                border=cfg.ap_border_px,
+                spacing=cfg.ap_spacing_px,
+                positive_px=cfg.ap_positive_px,
+                negative_min_px=cfg.ap_negative_px[0],
+                negative_max_px=cfg.ap_negative_px[1],
+                bins=cfg.ap_bins,
+                axis_name=axis_name,
+            )
+            parts["L_AP"] = average_precision_loss(ap, valid, axis_name=axis_name)
+            values.append(total / n * parts["L_AP"])
+        else:
+
+            def both_ways(pair_of_maps):
+                return uniqueness_loss(*pair_of_maps, border=cfg.uniq_border_px, subsample=cfg.uniq_subsample)
+
+            parts["L_uniq"] = jax.lax.map(both_ways, (desc1, desc2))
+            values.append(total / n * cfg.uniq_weight * parts["L_uniq"])
+    return jnp.concatenate(values), (parts, model_state)

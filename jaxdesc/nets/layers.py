@@ -1,0 +1,124 @@
+"""Pieces that several networks share. NHWC; parameters are float32, computation runs in `dtype`."""
+
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxdesc.ops.depthwise import depthwise_conv
+from jaxdesc.types import Array
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+def fan_in_uniform(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
+    """U(-b, b) with b = 1 / sqrt(fan in), torch's default for convolutions.
+
+    Drawn flat: XLA's CPU compiler needs ten times as long for random bits of a four-dimensional shape.
+    """
+    bound = math.prod(shape[:-1]) ** -0.5
+    return jax.random.uniform(key, (math.prod(shape),), dtype, -bound, bound).reshape(shape)
+
+
+def imagenet_normalise(images: Array) -> Array:
+    """RGB in [0, 1] -> (image - mean) / std with ImageNet's statistics."""
+    return (images - jnp.array(IMAGENET_MEAN)) / jnp.array(IMAGENET_STD)
+
+
+def l2_normalise(x: Array, eps: float = 1e-24) -> Array:
+    """x / ||x||_2 over the last axis in float32; a zero vector stays zero and has a finite gradient."""
+    x = x.astype(jnp.float32)
+    return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis=-1, keepdims=True), eps))
+
+
+def pixel_shuffle(x: Array, factor: int) -> Array:
+    """(..., H, W, C f f) -> (..., H f, W f, C); channel c f f + dy f + dx goes to row dy, column dx of channel c."""
+    *lead, h, w, channels = x.shape
+    c = channels // factor**2
+    x = x.reshape(*lead, h, w, c, factor, factor)
+    n = len(lead)
+    x = x.transpose(*range(n), n, n + 3, n + 1, n + 4, n + 2)
+    return x.reshape(*lead, h * factor, w * factor, c)
+
+
+def upsample2(x: Array) -> Array:
+    """Bilinear upsampling (B, H, W, C) -> (B, 2H, 2W, C) with half-pixel centres, edges repeated.
+
+    Along each axis y[2i] = (x[i - 1] + 3 x[i]) / 4 and y[2i + 1] = (3 x[i] + x[i + 1]) / 4.
+    """
+    for axis in (1, 2):
+        edges = jnp.concatenate([jax.lax.slice_in_dim(x, 0, 1, axis=axis), x, jax.lax.slice_in_dim(x, -1, None, axis=axis)], axis)
+        before, after = jax.lax.slice_in_dim(edges, 0, -2, axis=axis), jax.lax.slice_in_dim(edges, 2, None, axis=axis)
+        pairs = jnp.stack([0.75 * x + 0.25 * before, 0.75 * x + 0.25 * after], axis + 1)
+        x = pairs.reshape(*x.shape[:axis], 2 * x.shape[axis], *x.shape[axis + 1 :])
+    return x
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation as torch's defaults have it (momentum 0.1 there is 0.9 here, eps 1e-5).
+
+    Statistics are shared over the mapped axis `axis_name`, so they do not depend on the number of devices.
+    """
+
+    train: bool
+    axis_name: str | None = None
+    affine: bool = True
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        return nn.BatchNorm(
+            use_running_average=not self.train,
+            momentum=0.9,
+            epsilon=1e-5,
+            axis_name=None if self.is_initializing() else self.axis_name,
+            use_scale=self.affine,
+            use_bias=self.affine,
+            dtype=self.dtype,
+            name="norm",
+        )(x)
+
+
+class Conv(nn.Module):
+    """Square convolution with bias, zero padding of kernel // 2 unless `patches`; parameters named and shaped as nn.Conv has them.
+
+    Filters of one pixel and patches that do not overlap (`patches`: stride = kernel, no padding) are matrix products, which XLA's
+    CPU backend differentiates ten times faster than convolutions.
+    """
+
+    features: int
+    kernel: int
+    patches: bool = False
+    dilation: int = 1
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        b, h, w, c = x.shape
+        k = self.kernel
+        kernel = self.param("kernel", fan_in_uniform, (k, k, c, self.features)).astype(self.dtype)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
+        x = x.astype(self.dtype)
+        if self.patches or k == 1:
+            x = x.reshape(b, h // k, k, w // k, k, c).transpose(0, 1, 3, 2, 4, 5).reshape(b, h // k, w // k, k * k * c)
+            return x @ kernel.reshape(k * k * c, self.features) + bias
+        pad = ((k - 1) * self.dilation) // 2
+        layout = ("NHWC", "HWIO", "NHWC")
+        return jax.lax.conv_general_dilated(x, kernel, (1, 1), [(pad, pad)] * 2, rhs_dilation=[self.dilation] * 2, dimension_numbers=layout) + bias
+
+
+class DepthwiseConv(nn.Module):
+    """One square filter of odd side a channel, with bias, same padding; parameters as nn.Conv with one group a channel has them."""
+
+    kernel: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        channels = x.shape[-1]
+        kernel = self.param("kernel", fan_in_uniform, (self.kernel, self.kernel, 1, channels))
+        bias = self.param("bias", nn.initializers.zeros, (channels,))
+        return depthwise_conv(x.astype(self.dtype), kernel.astype(self.dtype)) + bias.astype(self.dtype)

@@ -1,0 +1,60 @@
+"""Nearest neighbours between descriptors."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdesc.types import Array, Correspondences
+
+CELL = 4  # pixels: spacing of image 1's patches and side of image 2's cells
+
+
+def patch_centres(height: int, width: int) -> Array:
+    """(P, 2) float32 (x, y) of the patches 4i + 2 of an image, row by row."""
+    x = jnp.arange(CELL // 2, width, CELL)
+    y = jnp.arange(CELL // 2, height, CELL)
+    return jnp.stack(jnp.meshgrid(x, y), axis=-1).reshape(-1, 2).astype(jnp.float32)
+
+
+def reciprocal_nearest(desc1: Array, desc2: Array, strip: int = 128) -> Correspondences:
+    """Matches without a pyramid: patches of image 1 and 4x4 cells of image 2 that choose each other by dot product.
+
+    A patch (row and column 4i + 2 of image 1) takes its best pixel of image 2; it is kept if no other patch has a higher
+    score anywhere in that pixel's cell. Patches are worked through in strips, so that memory stays at strip * H2 * W2.
+
+    Args:
+      desc1: (H1, W1, D), desc2: (H2, W2, D); H2 and W2 multiples of 4.
+    Returns:
+      one row per patch, of which the reciprocal ones are valid.
+    """
+    h2, w2, d = desc2.shape
+    xy1 = patch_centres(*desc1.shape[:2])
+    queries = desc1[CELL // 2 :: CELL, CELL // 2 :: CELL].reshape(-1, d)
+    patches = queries.shape[0]
+    strips = jnp.pad(queries, ((0, -patches % strip), (0, 0))).reshape(-1, strip, d)
+    exists = (jnp.arange(strips.shape[0] * strip) < patches).reshape(-1, strip)
+
+    def one(cell_best, inputs):
+        rows, there = inputs
+        scores = jnp.einsum("pd,qd->pq", rows, desc2.reshape(-1, d), preferred_element_type=jnp.float32)
+        scores = jnp.where(there[:, None], scores, -jnp.inf)
+        by_cell = scores.max(0).reshape(h2 // CELL, CELL, w2 // CELL, CELL).max((1, 3))
+        return jnp.maximum(cell_best, by_cell), (scores.argmax(1), scores.max(1))
+
+    cell_best, (pixel, score) = jax.lax.scan(one, jnp.full((h2 // CELL, w2 // CELL), -jnp.inf), (strips, exists))
+    pixel, score = pixel.reshape(-1)[:patches], score.reshape(-1)[:patches]
+    x2, y2 = pixel % w2, pixel // w2
+    mutual = score >= cell_best[y2 // CELL, x2 // CELL]
+    xy2 = jnp.stack([x2, y2], axis=-1).astype(jnp.float32)
+    return Correspondences(xy1_px=xy1, xy2_px=xy2, score=score, code=jnp.zeros(patches, jnp.int32), valid=mutual)
+
+
+def encode_pose(scale, rotation_deg):
+    """code = 8 rint(2 log2 scale) + rint(((-rotation) mod 360) / 45) mod 8, NumPy int64; PUMP's way to write how image 2 shows what image 1 shows."""
+    return (8 * np.rint(2 * np.log2(scale)) + np.rint((-np.asarray(rotation_deg) % 360) / 45) % 8).astype(np.int64)
+
+
+def decode_pose(code) -> tuple[np.ndarray, np.ndarray]:
+    """Scale 2^(s / 2) and rotation -((45 r + 180) mod 360 - 180) in degrees, of code = 8 s + r."""
+    s, r = np.divmod(np.asarray(code, np.int64), 8)
+    return 2.0 ** (s / 2), -((45.0 * r + 180) % 360 - 180)

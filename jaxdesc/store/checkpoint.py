@@ -1,0 +1,76 @@
+"""Checkpoints of a run: the newest few and the best one, written in the background by orbax."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers
+
+from jaxdesc.types import TrainState, UserError
+
+BEST = "mma@3px"  # the validation metric that the best checkpoint is chosen by
+
+
+class Checkpoints:
+    """A folder of checkpoints; use as a context manager, leaving it waits for writing to finish.
+
+    Each holds the state (step, params, model_state, opt_state) and the data position. A checkpoint appears under its step's name only when it is complete.
+    """
+
+    def __init__(self, folder: Path, keep_last: int):
+        policy = checkpoint_managers.AnyPreservationPolicy(
+            [
+                checkpoint_managers.LatestN(keep_last),
+                checkpoint_managers.BestN(get_metric_fn=lambda metrics: metrics[BEST], n=1, keep_checkpoints_without_metrics=False),
+            ]
+        )
+        # best_fn is what makes the metrics be written; which checkpoints stay is the policy's
+        options = ocp.CheckpointManagerOptions(preservation_policy=policy, best_fn=lambda metrics: metrics[BEST], cleanup_tmp_directories=True)
+        self._manager = ocp.CheckpointManager(Path(folder).absolute(), options=options)
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._manager.close()
+
+    def latest(self) -> int | None:
+        return self._manager.latest_step()
+
+    def steps(self) -> list[int]:
+        return sorted(self._manager.all_steps())
+
+    def best(self) -> int | None:
+        """The step whose validation scored highest; None if none was validated."""
+        scored = {step: metrics[BEST] for step in self.steps() if (metrics := self._manager.metrics(step))}
+        return max(scored, key=scored.get) if scored else None
+
+    def save(self, state: TrainState, position: int, metrics: dict[str, float] | None = None) -> None:
+        """Starts writing; `position` is the index of the next batch. A step that is already there is not written again."""
+        step = int(state.step)
+        if step in self._manager.all_steps():
+            return
+        args = ocp.args.Composite(state=ocp.args.StandardSave(_plain(state)), data=ocp.args.JsonSave({"position": position}))
+        self._manager.save(step, args=args, metrics=metrics)
+
+    def restore(self, like: TrainState, step: int | None = None) -> tuple[TrainState, int]:
+        """The state of a step (default: the newest) with the structure of `like`, and the data position.
+
+        Raises:
+          UserError: the checkpoint was made by another network or optimiser.
+        """
+        step = self.latest() if step is None else step
+        args = ocp.args.Composite(state=ocp.args.StandardRestore(_plain(like)), data=ocp.args.JsonRestore())
+        try:
+            restored = self._manager.restore(step, args=args)
+        except (ValueError, KeyError, TypeError) as e:
+            raise UserError(f"Checkpoint {self._manager.directory}/{step} does not fit this configuration: {str(e).splitlines()[0]}") from e
+        fields = {name: jax.tree.unflatten(jax.tree.structure(getattr(like, name)), jax.tree.leaves(part)) for name, part in restored["state"].items()}
+        return TrainState(**fields), restored["data"]["position"]
+
+
+def _plain(state: TrainState) -> dict[str, Any]:
+    return {field.name: jax.tree.map(np.asarray, getattr(state, field.name)) for field in dataclasses.fields(state)}

@@ -1,0 +1,87 @@
+"""What every room of the house passes to its neighbours. Coordinates are (x, y) pixels, the centre of the top-left pixel is (0, 0)."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+from flax import struct
+
+Array = jax.Array
+
+
+class UserError(Exception):
+    """A mistake that the user can mend. Its text is one sentence: what is wrong, where, and what to do."""
+
+
+@struct.dataclass
+class Canvas:
+    """A decoded photograph at the top left of a fixed square; the rest of the square is black."""
+
+    image: Array  # (..., C, C, 3) uint8 RGB
+    size_hw: Array  # (..., 2) int32: rows and columns that hold the photograph
+
+
+@struct.dataclass
+class RawPair:
+    """Two photographs of one place as the host delivers them."""
+
+    canvas1: Canvas
+    canvas2: Canvas
+    xy12_px: Array  # (..., K, 4) float32 [x1, y1, x2, y2] on the canvases; only used to aim the crops
+    valid: Array  # (..., K) bool
+
+
+@struct.dataclass
+class Pair:
+    """Two crops as a loss sees them."""
+
+    image1: Array  # (B, H, W, 3) float32 RGB in [0, 1]
+    image2: Array  # (B, H, W, 3) float32 RGB in [0, 1]
+    H_1to2: Array | None  # (B, 3, 3) float32 homography in pixels where it is known, else None
+    slot: Array  # (B,) int32 place in the global batch: what the example's random draws are folded with
+
+
+# A training batch has a static split: {"synthetic": ..., "real": ...}; a part that a run does not use is absent.
+RawBatch = dict[str, Any]  # {"synthetic": (Canvas, slot), "real": (RawPair, slot)}
+Batch = dict[str, Pair]
+Variables = dict[str, Any]  # {"params": ..., "batch_stats": ...}
+
+
+@struct.dataclass
+class Keypoints:
+    """N keypoints of one image."""
+
+    xy_px: Array  # (N, 2) float32
+    scale_px: Array  # (N,) float32 diameter of the support; 0 where the detector gives none
+    score: Array  # (N,) float32, higher is better
+    valid: Array  # (N,) bool
+
+
+@struct.dataclass
+class Correspondences:
+    """N matches between two images, of which the rows marked valid exist."""
+
+    xy1_px: Array  # (N, 2) float32
+    xy2_px: Array  # (N, 2) float32
+    score: Array  # (N,) float32, higher is better
+    code: Array  # (N,) int32: 8 * rint(2 log2 scale) + rint(rotation / 45 deg) mod 8, see specs of the matching method
+    valid: Array  # (N,) bool
+
+
+@struct.dataclass
+class TrainState:
+    """Everything that training changes, arrays only."""
+
+    step: Array  # () int32, updates made so far
+    params: Any
+    model_state: Any  # batch statistics
+    opt_state: Any
+
+
+class Method(NamedTuple):
+    """One paper as pure functions, in the way that optax's GradientTransformation is a pair of them."""
+
+    init: Callable[..., Variables]  # (key, batch) -> variables
+    loss: Callable[..., tuple[Array, tuple[dict[str, Array], Any]]]  # (variables, batch, key, train) -> per_example (B,), (parts, new model_state)
+    describe: Callable[..., Array]  # (variables, images (B, H, W, 3)) -> (B, H', W', D) float32 descriptor maps
+    match: Callable[..., Any]  # (variables, images1, images2, ...) -> Correspondences
