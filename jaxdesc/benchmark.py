@@ -118,7 +118,7 @@ def step(args: argparse.Namespace) -> None:
     import jax.numpy as jnp
     import numpy as np
 
-    from jaxdesc import config
+    from jaxdesc import config, loop
     from jaxdesc.data.draw import draw_batch
     from jaxdesc.data.pipeline import open_data
     from jaxdesc.engine.optim import make_optimizer
@@ -132,8 +132,8 @@ def step(args: argparse.Namespace) -> None:
     batch = jax.jit(draw)(jax.random.key(0), raw)
     state = jax.jit(partial(init_state, method, optimizer, seed=0))(batch)
     update = partial(train_step, method=method, optimizer=optimizer, draw=draw, seed=0, accumulate=cfg.train.accumulate)
-    one = jax.jit(jax.vmap(update, axis_name=AXIS))  # a mapped axis of one device
-    stacked_state, stacked_raw = (jax.tree.map(lambda x: jnp.asarray(x)[None], tree) for tree in (state, raw))
+    devices = jax.local_devices()[:1]
+    one, stacked_raw = loop.parallel(update, devices), jax.tree.map(lambda x: x[None], raw)
 
     images = jnp.concatenate([image for pair in batch.values() for image in (pair.image1, pair.image2)])
     variables = {"params": state.params, **state.model_state}
@@ -144,9 +144,21 @@ def step(args: argparse.Namespace) -> None:
 
     heading()
     pairs = int(images.shape[0]) // 2
-    program, memory = compiled(one, stacked_state, stacked_raw)
-    time_s = seconds(program, stacked_state, stacked_raw, repeat=args.repeat)
-    row(f"step, {pairs} pairs of {images.shape[1]} px", time_s, flop / peak, f"{flop / GIGA:.0f} GFLOP of the network at {peak / GIGA:.0f} GFLOP/s", memory)
+    memory = one.lower(loop.replicate(state, devices), stacked_raw).compile().memory_analysis()
+
+    def run():  # the state is given up by each step, so it goes from step to step
+        run.state, metrics = one(run.state, stacked_raw)
+        return metrics
+
+    run.state = loop.replicate(state, devices)
+    time_s = seconds(run, repeat=args.repeat)
+    row(
+        f"step, {pairs} pairs of {images.shape[1]} px",
+        time_s,
+        flop / peak,
+        f"{flop / GIGA:.0f} GFLOP of the network at {peak / GIGA:.0f} GFLOP/s",
+        memory.temp_size_in_bytes,
+    )
     draw_s = seconds(jax.jit(draw), jax.random.key(0), raw, repeat=args.repeat)
     row("  of which drawing the pairs", draw_s, None)
     row("  of which the network, forward", seconds(forward, variables, images, repeat=args.repeat), flop / 3 / peak, "a third of the above")

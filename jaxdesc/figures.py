@@ -3,7 +3,9 @@
 import json
 from pathlib import Path
 
+import cv2
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
@@ -51,6 +53,92 @@ def side_by_side(image1: np.ndarray, image2: np.ndarray, xy1: np.ndarray, xy2: n
         colours = matplotlib.colormaps["turbo"](a[:, 0] / max(image1.shape[1], 1)) if len(a) else []
     axes.add_collection(LineCollection(np.stack([a, b], axis=1), colors=colours, linewidths=0.8, alpha=0.8))
     axes.scatter(*np.concatenate([a, b]).T, s=6, c=np.concatenate([colours, colours]) if len(a) else None)
+    return _pixels(figure)
+
+
+def warp(image2: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    """Image 2 as image 1 sees it; black where it does not reach.
+
+    Args:
+      image2: (H2, W2, 3) in [0, 1] or uint8.
+      positions: (H1, W1, 2) the place (x, y) in image 2 of every pixel of image 1.
+    Returns:
+      (H1, W1, 3) uint8, bilinear.
+    """
+    pixels = image2 if image2.dtype == np.uint8 else (np.clip(image2, 0, 1) * 255).round().astype(np.uint8)
+    return cv2.remap(pixels, positions.astype(np.float32), None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
+
+
+# KITTI's colours of errors: up to 3/16 px, 3/8, 3/4, 1.5, 3 (blue, right) and 6, 12, 24, 48 px, more (red, wrong)
+KITTI = np.array(
+    [
+        (49, 54, 149),
+        (69, 117, 180),
+        (116, 173, 209),
+        (171, 217, 233),
+        (224, 243, 248),
+        (254, 224, 144),
+        (253, 174, 97),
+        (244, 109, 67),
+        (215, 48, 39),
+        (165, 0, 38),
+    ]
+)
+KITTI_PX = 3 * 2.0 ** np.arange(-4, 5)
+
+
+def error_circles(image: np.ndarray, xy: np.ndarray, error_px: np.ndarray, area_px: float = 30.0) -> np.ndarray:
+    """Errors at control points as filled circles whose area is proportional to the error, in KITTI's colours. Source: PUMP, figure C.
+
+    Args:
+      image: (H, W, 3) in [0, 1] or uint8, such as `warp` gives.
+      xy: (N, 2) pixels; error_px: (N,) pixels.
+      area_px: of the circle of an error of one pixel; a circle is never smaller than a dot that can be seen.
+    Returns:
+      (H', W', 3) uint8, enlarged if it is small.
+    """
+    figure, axes = _on_image(image)
+    order = np.argsort(-error_px)  # small ones on top
+    scale = figure.bbox.width / image.shape[1]
+    points = np.maximum(
+        area_px * scale**2 * (72 / figure.dpi) ** 2 * error_px, 4.0
+    )  # matplotlib's unit: the square of a disc's diameter in points, 4 / pi areas
+    colours = KITTI[np.searchsorted(KITTI_PX, error_px)] / 255
+    axes.scatter(*xy[order].T, s=points[order] * 4 / np.pi, c=colours[order], edgecolors="black", linewidths=0.5)
+    return _pixels(figure)
+
+
+def _on_image(image: np.ndarray) -> tuple[Figure, Axes]:
+    """A figure that is the image, at least 480 pixels high, with axes in its pixels."""
+    height, width = image.shape[:2]
+    scale = max(1.0, 480 / height)
+    figure = Figure(figsize=(width * scale / 100, height * scale / 100), dpi=100)
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.axis("off")
+    axes.imshow(image, aspect="auto")
+    axes.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5), autoscale_on=False)
+    return figure, axes
+
+
+def mma_curve(curves: dict[str, tuple[np.ndarray, np.ndarray]], marks: dict[str, tuple[float, float]] | None = None, threshold_px: float = 5) -> np.ndarray:
+    """MMA against the number of matches per image, one line per descriptor as its matching threshold moves. Source: PUMP, figure A.
+
+    Args:
+      curves: name -> numbers of matches (T,), MMA (T,) in [0, 1].
+      marks: name -> (number, MMA), points to set apart, such as where a detector's own threshold lies.
+    Returns:
+      (H, W, 3) uint8.
+    """
+    figure = Figure(figsize=(6, 4), dpi=100, layout="constrained")
+    axes = figure.subplots()
+    for name, (numbers, mma) in curves.items():
+        order = np.argsort(numbers)
+        axes.plot(np.asarray(numbers)[order], np.asarray(mma)[order], label=name)
+    for name, point in (marks or {}).items():
+        axes.plot(*point, "o", label=name)
+    axes.set(xlabel="matches per image", ylabel=f"MMA@{threshold_px:g}", ylim=(0, 1))
+    axes.grid(alpha=0.3)
+    axes.legend()
     return _pixels(figure)
 
 

@@ -1,10 +1,12 @@
 """The one imperative training loop."""
 
 import collections
+import errno
 import json
 import math
 import signal
 import threading
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -24,7 +26,7 @@ from jaxdesc.ops.geometry import apply_homography
 from jaxdesc.report import Reporter
 from jaxdesc.store.checkpoint import Checkpoints
 from jaxdesc.store.files import atomic
-from jaxdesc.types import RawBatch, UserError
+from jaxdesc.types import RawBatch, TrainState, UserError
 
 IN_FLIGHT = 2  # steps that may run ahead of the metrics that the host reads
 VALIDATION_SEED = 1_234_567  # of the fixed warps of the validation pairs, whatever a run's own seed
@@ -74,6 +76,18 @@ def devices_for(cfg: configs.ExperimentConfig) -> list[jax.Device]:
             "change config.data.synthetic_per_batch, config.data.real_per_batch or config.train.accumulate."
         )
     return jax.devices()
+
+
+def parallel(step: Callable, devices: list[jax.Device]) -> Callable:
+    """The one place where a step meets devices: state and batch have a leading axis of local devices, the old state is given up."""
+    return jax.pmap(step, axis_name=AXIS, donate_argnums=0, devices=devices)
+
+
+def replicate(state: TrainState, devices: list[jax.Device]) -> TrainState:
+    """A copy for each device, placed as the parallel step leaves it: placed otherwise, the second step would be compiled anew."""
+    local = len(devices) // jax.process_count()
+    spread = NamedSharding(Mesh(np.array(devices), (AXIS,)), PartitionSpec(AXIS))
+    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(spread, np.broadcast_to(x, (local, *np.shape(x)))), state)
 
 
 class _Stop:
@@ -133,7 +147,7 @@ def run(cfg: configs.ExperimentConfig, workdir: str | Path) -> dict[str, float]:
     step_function = partial(train_step, method=method, optimizer=optimizer, draw=draw, seed=cfg.train.seed, accumulate=cfg.train.accumulate)
     devices = devices_for(cfg)
     local = len(devices) // jax.process_count()
-    parallel_step = jax.pmap(step_function, axis_name=AXIS, donate_argnums=0, devices=devices)
+    parallel_step = parallel(step_function, devices)
 
     photos = data.validation_photos(cfg.report.validation_pairs)
     slots = np.arange(cfg.report.validation_pairs, dtype=np.int32)
@@ -151,10 +165,7 @@ def run(cfg: configs.ExperimentConfig, workdir: str | Path) -> dict[str, float]:
         start = int(state.step)
         rows = cfg.data.synthetic_per_batch + cfg.data.real_per_batch
         reporter = Reporter(workdir, start, cfg.train.steps, rows, enabled=main)
-        state = jax.tree.map(lambda x: np.broadcast_to(x, (local, *np.shape(x))), state)
-        # placed as the step leaves it, or the second step would be compiled anew
-        spread = NamedSharding(Mesh(np.array(devices), (AXIS,)), PartitionSpec(AXIS))
-        state = jax.tree.map(partial(jax.make_array_from_process_local_data, spread), state)
+        state = replicate(state, devices)
         pending: collections.deque = collections.deque()
         scores: dict[str, float] = {}
         step = start
@@ -207,6 +218,10 @@ def run(cfg: configs.ExperimentConfig, workdir: str | Path) -> dict[str, float]:
             save()
             if main and step == cfg.train.steps:
                 _save_png(workdir / "curve.png", figures.training_curve(workdir / "metrics.jsonl"))
+        except OSError as e:
+            if e.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise UserError(f"The disk of {workdir} is full: free some space and run the same command again, complete checkpoints are kept.") from e
         finally:
             reporter.close()
     if stop.signal is not None and step < cfg.train.steps:

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-Array = jax.Array
+from jaxdesc.types import Array
 
 STRIP_BYTES = {"cpu": 6 << 20, "default": 256 << 20}  # of one strip: a share of a processor's cache, or enough to fill an accelerator
 

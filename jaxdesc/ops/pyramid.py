@@ -57,25 +57,23 @@ def levels(shape: tuple[int, int, int, int], *, smallest: int = 10, limit: int |
     return tuple(steps)
 
 
-def axis_step(weight, level: int, positions: int, *, exists=None, size=None, xp=np) -> Axis:
-    """The step to `level` along an axis, from the weights (children,) of the level below and the number of positions above.
+def child_offsets(level: int) -> tuple[int, int]:
+    """Where the children of a parent of `level` lie along an axis; at level 1 parents lie between patches, and there is one more of them."""
+    return (-1, 0) if level == 1 else (-(2 ** (level - 2)), 2 ** (level - 2))
 
-    Children of spacing g = 2^(level - 2); at level 1, where g is a half, parents lie between patches and there is one more of them. Of padded arrays
-    `exists` (parents,) says which parents there are and `size` how many positions; xp = jnp takes traced ones.
-    """
-    offsets = (-1, 0) if level == 1 else (-(2 ** (level - 2)), 2 ** (level - 2))
+
+def axis_step(weight: np.ndarray, level: int, positions: int) -> Axis:
+    """The step to `level` along an axis, from the weights (children,) of the level below and the number of positions above."""
+    offsets = child_offsets(level)
     parents, q = np.arange(len(weight) + (level == 1)), np.arange(positions)
-    size = positions if size is None else size
     reach = max(map(abs, offsets))
-    padded = xp.pad(weight, reach)
-    children = xp.stack([padded[parents + offset + reach] for offset in offsets])  # 0 where there is no child
-    if exists is not None:
-        children = children * exists
-    inside = xp.stack([(q >= 1) & (q < size), q + 1 < size])
+    padded = np.pad(weight, reach)
+    children = np.stack([padded[parents + offset + reach] for offset in offsets])  # 0 where there is no child
+    inside = np.stack([q - 1 >= 0, q + 1 < positions])
     present = children[:, :, None] * inside[:, None, :]
     k, m = children.sum(0), present.sum(0)
     n = k[:, None] ** 0.1 * m**0.9
-    return Axis(offsets, xp.where(n > 0, present / xp.where(n > 0, n, 1), 0), k)
+    return Axis(offsets, np.divide(present, n, out=np.zeros_like(present), where=n > 0), k)
 
 
 def aggregate(children: Array, step: Level) -> Array:
