@@ -1,7 +1,9 @@
 """The papers' pictures, from arrays to pixels."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -9,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 GREEN, RED = "#2ca02c", "#d62728"
 
@@ -140,6 +143,50 @@ def mma_curve(curves: dict[str, tuple[np.ndarray, np.ndarray]], marks: dict[str,
     axes.grid(alpha=0.3)
     axes.legend()
     return _pixels(figure)
+
+
+def heat_maps(image1: np.ndarray, image2: np.ndarray, levels: Sequence[Any]) -> np.ndarray:
+    """A query's way up the pyramid, one row a level. Source: PUMP, figures D and E.
+
+    Left: image 1 with the query's patch, whose side doubles from level to level. Middle: image 2 with the three greatest local maxima of its map, in red, green
+    and blue, the best on top. Right: the map.
+
+    Args:
+      image1, image2: (H, W, 3) in [0, 1] or uint8.
+      levels: with the fields centre_xy, side_px (of the patch), step_px, responses (h, w), position (i, j) being pixel (step_px j, step_px i) of image 2.
+    Returns:
+      (H', W', 3) uint8.
+    """
+    heights = 2.2 * len(levels)
+    figure = Figure(figsize=(9, heights), dpi=100, layout="constrained")
+    for row, level in zip(figure.subplots(len(levels), 3, squeeze=False), levels, strict=True):
+        for axes, image in zip(row[:2], (image1, image2), strict=True):
+            axes.imshow(image)
+            axes.set(xlim=(-0.5, image.shape[1] - 0.5), ylim=(image.shape[0] - 0.5, -0.5))
+        (x, y), half = level.centre_xy, level.side_px / 2
+        row[0].add_patch(Rectangle((x - half, y - half), level.side_px, level.side_px, fill=False, edgecolor="red", linewidth=1.5))
+        row[0].plot(x, y, ".", color="red", markersize=4)
+        for i, (j_row, j_column) in reversed(list(enumerate(peaks(level.responses, 3)))):
+            corner = level.step_px * j_column - half, level.step_px * j_row - half
+            row[1].add_patch(Rectangle(corner, level.side_px, level.side_px, fill=False, edgecolor=("red", "lime", "blue")[i], linewidth=1.5))
+            row[1].plot(corner[0] + half, corner[1] + half, ".", color=("red", "lime", "blue")[i], markersize=4)
+        edge = level.step_px / 2
+        height, width = level.responses.shape
+        row[2].imshow(level.responses, cmap="magma", extent=(-edge, level.step_px * width - edge, level.step_px * height - edge, -edge))
+        row[2].set(xlim=row[1].get_xlim(), ylim=row[1].get_ylim())
+        row[0].set_ylabel(f"patch of {level.side_px} px")
+        for axes in row:
+            axes.set(xticks=[], yticks=[])
+    return _pixels(figure)
+
+
+def peaks(responses: np.ndarray, count: int) -> np.ndarray:
+    """(count or fewer, 2) (row, column) of the greatest local maxima among 3x3 neighbours, best first; nothing below or at 0 counts."""
+    around = np.pad(responses, 1, constant_values=-np.inf)
+    neighbours = np.lib.stride_tricks.sliding_window_view(around, (3, 3)).max((2, 3))
+    rows, columns = np.nonzero((responses == neighbours) & (responses > 0))
+    best = np.argsort(-responses[rows, columns], kind="stable")[:count]
+    return np.column_stack([rows, columns])[best]
 
 
 def training_curve(metrics: Path) -> np.ndarray:

@@ -163,8 +163,8 @@ def run(cfg: configs.ExperimentConfig, workdir: str | Path) -> dict[str, float]:
                 done = int(state.step) >= cfg.train.steps
                 print(f"{workdir} is finished at step {int(state.step)}" if done else f"resuming {workdir} at step {int(state.step)}")
         start = int(state.step)
-        rows = cfg.data.synthetic_per_batch + cfg.data.real_per_batch
-        reporter = Reporter(workdir, start, cfg.train.steps, rows, enabled=main)
+        images = 2 * (cfg.data.synthetic_per_batch + cfg.data.real_per_batch)
+        reporter = Reporter(workdir, start, cfg.train.steps, images, enabled=main)
         state = replicate(state, devices)
         pending: collections.deque = collections.deque()
         scores: dict[str, float] = {}

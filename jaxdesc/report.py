@@ -30,11 +30,11 @@ def forget_after(path: Path, step: int) -> None:
 
 
 class Reporter:
-    """Writes `metrics.jsonl` and TensorBoard events into a folder and a bar with loss, pairs/s and time left to stderr."""
+    """Writes `metrics.jsonl` and TensorBoard events into a folder and a bar with loss, images/s and time left to stderr."""
 
-    def __init__(self, workdir: Path, start: int, steps: int, pairs_per_step: int, enabled: bool = True):
+    def __init__(self, workdir: Path, start: int, steps: int, images_per_step: int, enabled: bool = True):
         self.enabled = enabled
-        self.pairs_per_step = pairs_per_step
+        self.images_per_step = images_per_step
         if not enabled:
             return
         self.path = workdir / "metrics.jsonl"
@@ -55,15 +55,15 @@ class Reporter:
         if self.enabled:
             self.bar.update(step - self.bar.n)
             rate = self.bar.format_dict["rate"]
-            pairs = f"{rate * self.pairs_per_step:.1f}" if rate else "?"
-            self.bar.set_postfix_str(f"loss {loss:.4f}, {pairs} pairs/s", refresh=False)
+            images = f"{rate * self.images_per_step:.1f}" if rate else "?"
+            self.bar.set_postfix_str(f"loss {loss:.4f}, {images} images/s", refresh=False)
 
     def metrics(self, step: int, values: dict[str, float], prefix: str = "train") -> None:
         if not self.enabled:
             return
         now = time.perf_counter()
         if prefix == "train" and step > self.clock[1]:
-            values = {**values, "pairs_per_s": self.pairs_per_step * (step - self.clock[1]) / (now - self.clock[0])}
+            values = {**values, "images_per_s": self.images_per_step * (step - self.clock[1]) / (now - self.clock[0])}
             self.clock = (now, step)
         rounded = {name: float(f"{value:.6g}") for name, value in values.items()}
         self.file.write(json.dumps({"step": step, "split": prefix, **rounded}) + "\n")

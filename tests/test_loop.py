@@ -1,6 +1,7 @@
 """The training loop on the smoke configuration, as a user runs it."""
 
 import dataclasses
+import errno
 import json
 import os
 import signal
@@ -137,6 +138,15 @@ def test_an_unwritable_workdir_is_told_in_a_sentence(tmp_path, cache):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written"):
         loop.claim(tmp_path / "file" / "run", smoke(cache))
+
+
+def test_a_full_disk_is_told_in_a_sentence(tmp_path, cache, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Checkpoints, "save", full)
+    with pytest.raises(UserError, match=r"The disk of .*run is full: .* run the same command again"):
+        loop.run(smoke(cache), tmp_path / "run")
 
 
 def test_last_and_best_checkpoints_are_kept(tmp_path):

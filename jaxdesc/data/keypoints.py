@@ -1,0 +1,28 @@
+"""Where an image is described: keypoints that need no training."""
+
+import cv2
+import numpy as np
+
+from jaxdesc.types import Keypoints
+
+SIFT_SUPPORT = 6.0  # 4 x 4 bins of 3 sigma each, where OpenCV's size is 2 sigma
+GRID_PX = 4  # least spacing of a grid
+
+
+def sift(rgb: np.ndarray, most: int) -> Keypoints:
+    """SIFT's keypoints of an image (H, W, 3) uint8, those of the greatest contrast; one where SIFT tells several orientations apart. scale_px = 12 sigma."""
+    found = cv2.SIFT_create(enable_precise_upscale=True).detect(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), None)
+    rows = np.array([(*point.pt, point.size, point.response) for point in found], np.float32).reshape(-1, 4)
+    rows = rows[np.sort(np.unique(rows[:, :3], axis=0, return_index=True)[1])]
+    rows = rows[np.argsort(-rows[:, 3], kind="stable")[:most]]
+    return Keypoints(rows[:, :2], SIFT_SUPPORT * rows[:, 2], rows[:, 3], np.ones(len(rows), bool))
+
+
+def grid(hw: tuple[int, int], most: int) -> Keypoints:
+    """The centres of equal squares of whole pixels, at least GRID_PX and as small as `most` allows; score 1, no scale."""
+    side = GRID_PX
+    while (hw[0] // side) * (hw[1] // side) > most:
+        side += 1
+    y, x = (np.arange(n // side) * side + side // 2 for n in hw)
+    xy = np.stack(np.meshgrid(x, y), -1).reshape(-1, 2).astype(np.float32)
+    return Keypoints(xy, np.zeros(len(xy), np.float32), np.ones(len(xy), np.float32), np.ones(len(xy), bool))

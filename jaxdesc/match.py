@@ -1,0 +1,225 @@
+"""python -m jaxdesc.match A.jpg B.jpg | FOLDER: quasi-dense matches of two images, or of the pairs of a folder."""
+
+import argparse
+import dataclasses
+import functools
+from pathlib import Path
+from typing import Any
+
+from jaxdesc import cli
+from jaxdesc.types import UserError
+
+PICTURES = (".png", ".jpg", ".jpeg", ".webp")
+
+
+def flags() -> argparse.ArgumentParser:
+    parser = cli.parser(
+        "match",
+        "Matches two images, or all pairs of the images in a folder (or those of a list); a folder's interrupted run goes on when it is started again.",
+        "python -m jaxdesc.match A.jpg B.jpg --out m.npz --figure m.png\n  python -m jaxdesc.match FOLDER --pairs pairs.txt --out matches.h5",
+    )
+    parser.add_argument("inputs", nargs="+", metavar="IMAGE", help="two images, or one folder")
+    parser.add_argument("--weights", metavar="W", help="weight file, training workdir or method's name (default: pump)")
+    parser.add_argument("--max-scale", type=float, default=4.0, metavar="S", help="change of scale that is searched, 1/S to S (default: 4)")
+    parser.add_argument("--max-rot", type=float, default=0.0, metavar="DEG", help="rotation that is searched, within +-DEG (default: 0; 180 for all)")
+    parser.add_argument("--max-side", type=int, metavar="PX", help="shrink larger images to this before matching; positions stay those of the files")
+    parser.add_argument("--memory", type=float, metavar="GIB", help="that matching may take (default: what is free)")
+    parser.add_argument("--out", metavar="FILE", help="two images: .npz with `corres` (x1, y1, x2, y2, score, code); a folder: .h5, as hloc reads it")
+    parser.add_argument("--overwrite", action="store_true", help="replace outputs that exist")
+    two = parser.add_argument_group("two images")
+    two.add_argument("--figure", metavar="FILE.png", help="the images side by side, with lines")
+    two.add_argument("--dense", metavar="FILE.flo", help="a position in image 2 for every pixel of image 1, as optical flow")
+    two.add_argument("--warp", metavar="FILE.png", help="image 2 as image 1 sees it")
+    folder = parser.add_argument_group("a folder")
+    folder.add_argument("--pairs", metavar="FILE.txt", help="two image names a line, relative to the folder (default: every pair)")
+    folder.add_argument("--features", metavar="FILE.h5", help="keypoints that the pairs share (default: OUT with _features before its suffix)")
+    folder.add_argument("--cell", type=float, default=8.0, metavar="PX", help="one keypoint in a square of this side (default: 8)")
+    folder.add_argument("--max-error", type=float, default=2.0, metavar="PX", help="that joining a match's end to a keypoint may cost (default: 2)")
+    return parser
+
+
+def match_pair(predictor, inputs: list[Path], options, max_side: int | None, out: dict[str, Path]) -> int:
+    """Matches two images and writes what `out` asks for ("out", "figure", "dense", "warp"), once all of it is known; returns the number of matches."""
+    import numpy as np
+    from PIL import Image
+
+    from jaxdesc.predictor import as_rgb, densified
+    from jaxdesc.store import flow
+    from jaxdesc.store.files import atomic
+    from jaxdesc.store.matches import write_corres
+
+    image1, image2 = (as_rgb(path) for path in inputs)
+    matches = predictor.match_with(image1, image2, options, max_side)
+    pictures = {}
+    if "dense" in out or "warp" in out:
+        positions = densified(matches, image1.shape[:2], image2.shape[:2])
+    if "figure" in out or "warp" in out:
+        from jaxdesc import figures
+    if "figure" in out:
+        pictures["figure"] = figures.side_by_side(image1, image2, matches.xy1, matches.xy2)
+    if "warp" in out:
+        pictures["warp"] = figures.warp(image2, positions)
+    if "out" in out:
+        write_corres(out["out"], *matches)
+    if "dense" in out:
+        y, x = np.mgrid[: image1.shape[0], : image1.shape[1]]
+        flow.write_flo(out["dense"], positions - np.stack([x, y], -1))
+    for name, picture in pictures.items():
+        with atomic(out[name]) as temporary:
+            Image.fromarray(picture).save(temporary)
+    return len(matches.score)
+
+
+def match_folder(
+    predictor,
+    folder: Path,
+    out: Path,
+    features: Path,
+    options,
+    pairs_file: Path | None = None,
+    max_side: int | None = None,
+    grid: dict[str, float] | None = None,
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Matches the pairs of a folder into an hloc match file, each as soon as it is known, and joins their ends to keypoints in a feature file.
+
+    `<out>.pairs.txt` lists the matched pairs, as hloc's next steps want it; `<out>.json` the settings, without which a file is not added to.
+
+    Args:
+      options: the method's MatchOptions. grid: cell_px and max_error_px of `aggregate_dense`.
+    Returns:
+      {"pairs": matched, "skipped": matched before, "dropped": lines of the list, "unreadable": {image: why}, "keypoints": mean per image}.
+    Raises:
+      UserError: as `find_images`, `read_pairs`, `claim`; no pair is left.
+    """
+    import numpy as np
+    from tqdm import tqdm
+
+    from jaxdesc.data.images import UnreadableImage, find_images, read_rgb
+    from jaxdesc.store import matches as files
+    from jaxdesc.store.files import atomic
+    from jaxdesc.store.pairs import exhaustive_pairs, read_pairs
+    from jaxdesc.store.settings import claim
+
+    dropped = {}
+    if pairs_file:
+        pairs, dropped = read_pairs(pairs_file, lambda name: (folder / name).is_file())
+    else:
+        names = find_images(folder)
+        if blank := next((name for name in names if len(name.split()) != 1), None):
+            raise UserError(f"The image name {blank!r} in {folder} holds a blank, which lists of pairs cannot: rename the image.")
+        pairs = exhaustive_pairs(names)
+        if not pairs:
+            raise UserError(f"{folder} holds one image, {names[0]}: at least two are needed.")
+    settings = {"weights": predictor.digest, "max_side": max_side, **dataclasses.asdict(options)}
+    settings.pop("memory_bytes")
+    if not overwrite and not out.exists() and features.exists():
+        raise UserError(f"{features} exists already: choose another name (--features) or ask for it to be overwritten.")
+    claim(out, settings, overwrite)
+    claim(features, settings, overwrite)
+    listed = out.with_name(f"{out.name}.pairs.txt")
+    if out.exists() and listed.exists():  # keypoints are shared: all pairs of the file get new indices
+        pairs = list(dict.fromkeys([*read_pairs(listed, lambda name: True)[0], *pairs]))
+    todo = files.unfinished(out, pairs)
+    skipped = len({frozenset(pair) for pair in pairs}) - len(todo)
+
+    told, unreadable = set(), {}
+    read = functools.lru_cache(maxsize=16)(lambda name: read_rgb(folder / name))
+    with tqdm(todo, unit="pair", dynamic_ncols=True, disable=not todo) as bar:
+
+        def say(sentence):
+            if sentence not in told:  # once for images of one size
+                told.add(sentence)
+                bar.write(f"jaxdesc: {sentence}")
+
+        for name1, name2 in bar:
+            for name in {name1, name2} - unreadable.keys():
+                try:
+                    read(name)
+                except UnreadableImage as e:
+                    unreadable[name] = e.reason
+            if unreadable.keys() & {name1, name2}:
+                continue
+            found = predictor.match_with(read(name1), read(name2), options, max_side, say)
+            files.write_dense_hdf5(out, name1, name2, found.xy1, found.xy2, found.score)
+            bar.set_postfix_str(f"{len(found.score)} matches", refresh=False)
+
+    left = {frozenset(pair) for pair in files.unfinished(out, pairs)}
+    done = [pair for pair in dict.fromkeys(pairs) if frozenset(pair) not in left]
+    if not done:
+        raise UserError(f"No pair could be matched: {', '.join(f'{name} ({why})' for name, why in unreadable.items())}.")
+    with atomic(listed) as temporary:
+        temporary.write_text("".join(f"{a} {b}\n" for a, b in done))
+    keypoints, indices = files.aggregate_dense({pair: files.read_dense_hdf5(out, *pair) for pair in done}, **(grid or {}))
+    files.write_aggregated(features, out, keypoints, indices)
+    mean = float(np.mean([len(xy) for xy, _ in keypoints.values()]))
+    return {"pairs": len(done) - skipped, "skipped": skipped, "dropped": dropped, "unreadable": unreadable, "keypoints": mean}
+
+
+def main() -> None:
+    args = flags().parse_args()
+    inputs = [Path(path) for path in args.inputs]
+    options = {"max_scale": args.max_scale, "max_rotation_deg": args.max_rot, "memory_bytes": args.memory and int(args.memory * 2**30)}
+    if args.max_side is not None and args.max_side < 32:
+        raise UserError(f"--max-side {args.max_side} must be at least 32.")
+    if len(inputs) == 1 and inputs[0].is_file():
+        raise UserError(f"{inputs[0]} is one image: name another one to match it with, or a folder.")
+    if len(inputs) == 1:
+        _main_folder(args, inputs[0], options)
+    elif len(inputs) == 2:
+        _main_pair(args, inputs, options)
+    else:
+        raise UserError(f"Two images or one folder are expected, {len(inputs)} names are given: put the images into a folder.")
+
+
+def _main_pair(args, inputs: list[Path], options: dict) -> None:
+    from jaxdesc.store.files import refuse_existing
+
+    if args.pairs or args.features:
+        raise UserError("--pairs and --features are for a folder of images.")
+    for path in inputs:
+        if not path.is_file():
+            raise UserError(f"{path} is a folder; two images or one folder are expected." if path.is_dir() else f"There is no image {path}.")
+    out = {name: Path(path) for name in ("out", "figure", "dense", "warp") if (path := getattr(args, name))}
+    for name, path in out.items():
+        suffixes = {"out": (".npz",), "dense": (".flo",)}.get(name, PICTURES)
+        if path.suffix.lower() not in suffixes:
+            raise UserError(f"--{name} {path} must end in {' or '.join(suffixes)}.")
+        refuse_existing(path, args.overwrite)
+    cli.use_compilation_cache()
+    from jaxdesc.predictor import load
+
+    predictor = load(args.weights)
+    found = match_pair(predictor, inputs, predictor.options(**options), args.max_side, out)
+    print(f"{found} matches of {inputs[0]} and {inputs[1]}" + "".join(f"\n{path}" for path in out.values()))
+
+
+def _main_folder(args, folder: Path, options: dict) -> None:
+    if not args.out or args.figure or args.dense or args.warp:
+        raise UserError("A folder needs --out FILE.h5; --figure, --dense and --warp are for two images.")
+    if not folder.is_dir():
+        raise UserError(f"There is no folder {folder}.")
+    if not (args.cell > 0 and args.max_error > 0):
+        raise UserError(f"--cell {args.cell:g} and --max-error {args.max_error:g} must be above 0.")
+    out = Path(args.out)
+    features = Path(args.features or out.with_name(f"{out.stem}_features{out.suffix}"))
+    for path in (out, features):
+        if path.suffix != ".h5":
+            raise UserError(f"{path} must end in .h5.")
+    cli.use_compilation_cache()
+    from jaxdesc.predictor import load, tell
+
+    predictor = load(args.weights)
+    pairs = Path(args.pairs) if args.pairs else None
+    grid = {"cell_px": args.cell, "max_error_px": args.max_error}
+    result = match_folder(predictor, folder, out, features, predictor.options(**options), pairs, args.max_side, grid, args.overwrite)
+    for what, count in result["dropped"].items():
+        if count:
+            tell(f"{count} {what.replace('_', '-')} of {args.pairs} dropped.")
+    for name, why in result["unreadable"].items():
+        tell(f"skipped with its pairs: {name}: {why}.")
+    print(f"{result['pairs']} pairs matched, {result['skipped']} were there already; {result['keypoints']:.0f} keypoints per image\n{out}\n{features}")
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,100 @@
+"""Matching two photographs: scales and rotations, as a whole or tile by tile, then the filter."""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdesc.methods.pump import network
+from jaxdesc.methods.pump.multiscale import Crop, Describe, bucket, canvas_size, factors, merge, poses, runs
+from jaxdesc.methods.pump.recursive import SIDE, match_recursively
+from jaxdesc.methods.pump.refine import keep_coherent
+from jaxdesc.methods.pump.single import MatchOptions, Size, available_bytes, predict_bytes
+from jaxdesc.ops.matching import decode_pose, encode_pose
+from jaxdesc.types import Array, Correspondences, UserError, Variables
+
+STEP = 64  # pixels: sides of tiles are multiples of it
+
+
+def predict_images_bytes(size1_hw: Size, size2_hw: Size, dim: int, options: MatchOptions) -> int:
+    """Peak memory of matching whole images of these sizes: the largest matching, and the descriptors of all scales; without the network's own needs."""
+    shrunk = [(*factors(scale), rotation) for scale, rotation in poses(options)]
+    views = [(bucket(canvas_size(size1_hw, shrink1, 0)), bucket(canvas_size(size2_hw, shrink2, rotation))) for shrink1, shrink2, rotation in shrunk]
+    maps = {(image, size) for pair in views for image, size in enumerate(pair)}  # one rotation of image 2 is held at a time
+    return max(predict_bytes(*pair, dim, options) for pair in views) + sum(4 * dim * h * w for _, (h, w) in maps)
+
+
+def match_images(
+    describe: Describe, image1: np.ndarray, image2: np.ndarray, options: MatchOptions = MatchOptions(), say: Callable[[str], None] | None = None
+) -> np.ndarray:
+    """Quasi-dense matches of two photographs.
+
+    Where a matching of the whole images is predicted not to fit into `options.memory_bytes`, a coarse pass decides which tiles to match.
+
+    Args:
+      describe: (B, H, W, 3) float32 RGB in [0, 1] -> (B, H, W, D) unit descriptors; compiled, as it is called for several images of few sizes.
+      image1, image2: (H, W, 3) uint8, or float in [0, 1].
+      say: is told, in a sentence, if the images are matched tile by tile.
+
+    Returns:
+      (N, 6) float32 rows x1, y1, x2, y2, score, code, best score first before the filter; the code's scale s and rotation say that a displacement d in
+      image 1 is s R(rotation) d in image 2, see `multiscale`.
+
+    Raises:
+      UserError: an image that is no RGB image; no memory even for the smallest tiles.
+    """
+    first, second = (_pixels(image, name) for image, name in ((image1, "image1"), (image2, "image2")))
+    swapped = min(second.shape[:2]) > min(first.shape[:2])
+    if swapped:
+        first, second = second, first
+    budget = options.memory_bytes or available_bytes()
+    dim = jax.eval_shape(describe, jax.ShapeDtypeStruct((1, STEP, STEP, 3), jnp.float32)).shape[-1]
+    options = dataclasses.replace(options, memory_bytes=budget)
+
+    needed = predict_images_bytes(first.shape[:2], second.shape[:2], dim, options)
+    if needed <= budget:
+        rows = merge(list(runs(describe, Crop(first), Crop(second), options)))
+    else:
+        side = next((n for n in range(SIDE, 0, -STEP) if predict_images_bytes((n, n), (n, n), dim, options) <= budget), None)
+        if side is None:
+            raise UserError(f"Matching needs more than the {budget / 2**30:.2f} GiB of memory that it may take: raise MatchOptions.memory_bytes.")
+        rows, pairs = match_recursively(describe, first, second, options, side)
+        if say:
+            say(
+                f"The images as a whole would take {needed / 2**30:.1f} GiB of {budget / 2**30:.1f} GiB: matched coarsely, then in {pairs} pairs of tiles of {side} px."
+            )
+    if swapped:
+        scale, rotation = decode_pose(rows[:, 5])
+        rows = np.column_stack([rows[:, 2:4], rows[:, :2], rows[:, 4], encode_pose(1 / scale, -rotation)]).astype(np.float32)
+    return keep_coherent(rows, options.min_component) if options.min_component else rows
+
+
+def _pixels(image: np.ndarray, name: str) -> np.ndarray:
+    image = np.asarray(image)
+    if image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+        raise UserError(f"{name} has the shape {image.shape}; an RGB image (height, width, 3) is expected.")
+    return image.astype(np.float32) / 255 if image.dtype == np.uint8 else image.astype(np.float32)
+
+
+_describe = jax.jit(network.describe, static_argnames=("net", "multiple"))
+
+
+def match(
+    variables: Variables,
+    image1: Array,
+    image2: Array,
+    options: MatchOptions = MatchOptions(),
+    say: Callable[[str], None] | None = None,
+    *,
+    net,
+    multiple: int,
+) -> Correspondences:
+    """`match_images` with the network: (H, W, 3) photographs -> Correspondences on the host, all of them valid."""
+
+    def describe(images):
+        return _describe(net=net, variables=variables, images=images, multiple=multiple)
+
+    rows = match_images(describe, image1, image2, options, say)
+    return Correspondences(xy1_px=rows[:, :2], xy2_px=rows[:, 2:4], score=rows[:, 4], code=rows[:, 5].astype(np.int32), valid=np.ones(len(rows), bool))

@@ -1,0 +1,383 @@
+"""A trained method at work: `load(weights)` -> `describe(image)`, `describe_at(image, xy)`, `match(image1, image2)`; NumPy in and out.
+
+Images are paths, PIL images or arrays: (H, W, 3), (H, W, 1) or (H, W), uint8, uint16, or floats in [0, 1]. Files and PIL images are taken upright, after
+their EXIF orientation. Coordinates are (x, y) pixels of the image as given, the centre of the top-left pixel is (0, 0).
+"""
+
+import functools
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+from PIL import Image, ImageOps
+
+from jaxdesc import config as configs
+from jaxdesc.data.images import fitted_hw, read_rgb, rescale_xy
+from jaxdesc.engine.optim import make_optimizer
+from jaxdesc.engine.step import inference_variables, init_state
+from jaxdesc.methods import METHODS
+from jaxdesc.methods.pump.refine import densify  # of any method's matches
+from jaxdesc.store import weights as weight_files
+from jaxdesc.store.checkpoint import Checkpoints
+from jaxdesc.types import Array, Pair, UserError, Variables
+
+ImageLike = str | os.PathLike | Image.Image | np.ndarray
+
+DEFAULT = "pump"
+SHIPPED = Path(__file__).parent / "weights"
+BUCKET = 64  # pixels: the network sees sides of multiples of this, so that a folder of images compiles a handful of programs
+TILE = 1536  # pixels: larger images are described in windows of this side, one after the other
+MARGIN = 128  # pixels by which a window is larger than what is taken from it: more than the published networks see
+SCALES = tuple(2 ** (-i / 4) for i in range(7))  # of the image pyramid of sparse descriptors: 1 down to 0.354; the next is below 30 %
+SUPPORT_PX = 32.0  # diameter of a keypoint's support that fits the network at scale 1; R2D2 writes 32 / scale into its files
+
+
+class Matches(NamedTuple):
+    """N correspondences of two images, best first; what `numpy.savez(corres=...)` files of PUMP hold as columns."""
+
+    xy1: np.ndarray  # (N, 2) float32 pixels of image 1
+    xy2: np.ndarray  # (N, 2) float32 pixels of image 2
+    score: np.ndarray  # (N,) float32, higher is better
+    code: np.ndarray  # (N,) int32: 8 rint(2 log2 scale) + rint(((-rotation) mod 360) / 45) mod 8, of image 2 with respect to image 1
+
+
+def tell(sentence: str) -> None:
+    print(f"jaxdesc: {sentence}", file=sys.stderr)
+
+
+class Predictor:
+    """A method with its variables. Attributes: name, config, variables, source (where they come from), dim (of a descriptor), digest."""
+
+    def __init__(self, name: str, config: Any, variables: Variables, source: str):
+        self.name, self.config, self.variables, self.source = name, config, jax.device_put(variables), source
+        self.module = import_module(f"jaxdesc.methods.{name}")
+        self._method = METHODS[name](config)
+        self._describe = jax.jit(self._method.describe)
+        self.dim = jax.eval_shape(self._method.describe, self.variables, jnp.zeros((1, BUCKET, BUCKET, 3))).shape[-1]
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """Twelve hexadecimal digits that change with the method, its configuration and every weight."""
+        state = hashlib.sha256(f"{self.name} {self.config}".encode())
+        for name, leaf in sorted(weight_files.flatten(jax.device_get(self.variables)).items()):
+            state.update(name.encode() + leaf.tobytes())
+        return state.hexdigest()[:12]
+
+    def describe(self, image: ImageLike) -> np.ndarray:
+        """(H, W, D) float32 unit descriptors, one a pixel: 4 H W D bytes; `describe_at` needs far less where only some pixels count.
+
+        Raises:
+          UserError: the image cannot be read, or is none.
+        """
+        pixels = as_rgb(image)
+        out = np.empty((*pixels.shape[:2], self.dim), np.float32)
+        for window in self._windows(pixels):
+            (x0, y0), (x1, y1), (left, top) = window.start_xy, window.stop_xy, window.corner_xy
+            out[y0:y1, x0:x1] = np.asarray(window.descriptors)[y0 - top : y1 - top, x0 - left : x1 - left]
+        return out
+
+    def describe_at(self, image: ImageLike, xy: np.ndarray, scales: np.ndarray | str | None = None) -> np.ndarray:
+        """Descriptors of N keypoints, bilinear at their positions, of unit length. Source: PUMP, supplementary B.
+
+        The image is shrunk by powers of 2^(1/4) as far as 30 % of its size (SCALES). A keypoint is described in the level whose SUPPORT_PX / scale is nearest
+        to its own diameter, on a logarithmic axis.
+
+        Args:
+          xy: (N, 2) pixels; a position outside the image is moved to its border.
+          scales: (N,) diameters of the keypoints' supports in pixels, 0 where one has none, which means the original resolution; None: none has;
+            "all": every level.
+        Returns:
+          (N, D) float32, or (N, len(SCALES), D) for "all".
+        Raises:
+          UserError: as `describe`; arrays of other shapes.
+        """
+        pixels, xy = as_rgb(image), np.asarray(xy, np.float64)
+        if xy.ndim != 2 or xy.shape[1] != 2 or not np.isfinite(xy).all():
+            raise UserError(f"xy has the shape {xy.shape} or holds NaN; finite positions (N, 2) are expected.")
+        if isinstance(scales, str):
+            if scales != "all":
+                raise UserError(f'scales = {scales!r} must be "all", diameters (N,) or None.')
+            return np.stack([self._sampled(pixels, xy, scale) for scale in SCALES], axis=1)
+        diameters = np.zeros(len(xy)) if scales is None else np.asarray(scales, np.float64)
+        if diameters.shape != xy.shape[:1]:
+            raise UserError(f"There are {len(xy)} positions but scales of the shape {diameters.shape}.")
+        level = np.clip(np.rint(4 * np.log2(np.maximum(diameters, SUPPORT_PX) / SUPPORT_PX)), 0, len(SCALES) - 1).astype(int)
+        out = np.empty((len(xy), self.dim), np.float32)
+        for i in set(level.tolist()):
+            out[level == i] = self._sampled(pixels, xy[level == i], SCALES[i])
+        return out
+
+    def match(self, image1: ImageLike, image2: ImageLike, *, max_side: int | None = None, say: Callable[[str], None] = tell, **options: Any) -> Matches:
+        """Quasi-dense matches.
+
+        Args:
+          max_side: images with a longer side are shrunk to it before; positions are those of the given images all the same.
+          say: is told in a sentence when the images are too large to be matched as a whole.
+          options: fields of the method's MatchOptions: max_scale (default 4), max_rotation_deg (default 0), memory_bytes, ...
+        Raises:
+          UserError: as `describe`; an unknown option or a value that it cannot take.
+        """
+        return self.match_with(image1, image2, self.options(**options), max_side, say)
+
+    def options(self, **options: Any) -> Any:
+        """The method's MatchOptions, the same for many pairs.
+
+        Raises:
+          UserError: an unknown option or a value that it cannot take.
+        """
+        return _fields(self.module.infer.MatchOptions, options, f"{self.name}'s MatchOptions")
+
+    def match_with(self, image1: ImageLike, image2: ImageLike, options: Any, max_side: int | None = None, say: Callable[[str], None] = tell) -> Matches:
+        """`match` with options that are made already."""
+        given = [as_rgb(image) for image in (image1, image2)]
+        shrunk = [resized(pixels, fitted_hw(pixels.shape[:2], max_side)) for pixels in given]
+        found = self._method.match(self.variables, *shrunk, options, say)
+        kept = np.asarray(found.valid)
+        ends = [
+            rescale_xy(np.asarray(xy)[kept], small.shape[:2], large.shape[:2]).astype(np.float32)
+            for xy, small, large in zip((found.xy1_px, found.xy2_px), shrunk, given, strict=True)
+        ]
+        return _ranked(*ends, np.asarray(found.score, np.float32)[kept], np.asarray(found.code, np.int32)[kept])
+
+    def _sampled(self, pixels: np.ndarray, xy: np.ndarray, scale: float) -> np.ndarray:
+        """(N, D) descriptors at positions (N, 2) of the image, seen shrunk by `scale`."""
+        hw = tuple(max(1, round(n * scale)) for n in pixels.shape[:2])
+        xy = np.clip(rescale_xy(xy, pixels.shape[:2], hw), 0, np.array(hw[::-1]) - 1)
+        out = np.empty((len(xy), self.dim), np.float32)
+        for window in self._windows(resized(pixels, hw)):
+            here = ((xy >= np.array(window.start_xy) - 0.5) & (xy < np.array(window.stop_xy) - 0.5)).all(1)
+            local = np.zeros((-(-max(1, here.sum()) // 1024) * 1024, 2), np.float32)  # few shapes, few programs
+            local[: here.sum()] = xy[here] - window.corner_xy
+            out[here] = np.asarray(_bilinear(window.descriptors, local))[: here.sum()]
+        return out
+
+    def _windows(self, pixels: np.ndarray) -> Iterator["_Window"]:
+        """Parts of the image with their descriptors, the whole of it if it is small enough, filled up to multiples of BUCKET by reflection."""
+        ys, xs = (_parts(n) for n in pixels.shape[:2])
+        for top, y0, y1 in ys:
+            for left, x0, x1 in xs:
+                part = pixels[top : top + TILE, left : left + TILE]
+                part = np.pad(part, [(0, -n % BUCKET) for n in part.shape[:2]] + [(0, 0)], mode="reflect")
+                yield _Window((left, top), (x0, y0), (x1, y1), self._describe(self.variables, _unit(part)[None])[0])
+
+
+class _Window(NamedTuple):
+    corner_xy: tuple[int, int]  # of the descriptors
+    start_xy: tuple[int, int]  # of what is taken from them
+    stop_xy: tuple[int, int]
+    descriptors: Array  # (H, W, D)
+
+
+def _parts(n: int) -> list[tuple[int, int, int]]:
+    """(corner, start, stop) of the windows along a side of n pixels; all are as large and begin at multiples of BUCKET, as the network's patches do."""
+    if n <= TILE:
+        return [(0, 0, n)]
+    last = -(-(n - TILE) // BUCKET) * BUCKET
+    corners = [*range(0, last, TILE - 2 * MARGIN), last]
+    starts = [0, *(corner + MARGIN for corner in corners[1:])]
+    return list(zip(corners, starts, [*starts[1:], n], strict=True))
+
+
+@jax.jit
+def _bilinear(descriptors: Array, xy: Array) -> Array:
+    corner = jnp.floor(xy).astype(jnp.int32)
+    fraction = xy - corner
+    height, width, _ = descriptors.shape
+    out = 0.0
+    for dy in (0, 1):
+        for dx in (0, 1):
+            x, y = jnp.clip(corner[:, 0] + dx, 0, width - 1), jnp.clip(corner[:, 1] + dy, 0, height - 1)
+            weight = jnp.where(dx, fraction[:, 0], 1 - fraction[:, 0]) * jnp.where(dy, fraction[:, 1], 1 - fraction[:, 1])
+            out += weight[:, None] * descriptors[y, x]
+    return out / jnp.maximum(jnp.linalg.norm(out, axis=1, keepdims=True), 1e-12)
+
+
+def _ranked(xy1: np.ndarray, xy2: np.ndarray, score: np.ndarray, code: np.ndarray) -> Matches:
+    falling = np.argsort(-score, kind="stable")
+    return Matches(xy1[falling], xy2[falling], score[falling], code[falling])
+
+
+def densified(matches: Matches, size1_hw: tuple[int, int], size2_hw: tuple[int, int]) -> np.ndarray:
+    """(H1, W1, 2) float32: the position (x, y) in image 2 of every pixel of image 1, linear between matches.
+
+    Raises:
+      UserError: there is no match.
+    """
+    return densify(np.concatenate(matches[:2], axis=1), size1_hw, size2_hw)
+
+
+# ---- images
+
+
+def as_rgb(image: ImageLike) -> np.ndarray:
+    """(H, W, 3) uint8, or float32 in [0, 1].
+
+    Raises:
+      UserError: the file cannot be read; the array has another shape, another type or other values.
+    """
+    if isinstance(image, (str, os.PathLike)):
+        return read_rgb(image)
+    if isinstance(image, Image.Image):
+        image = ImageOps.exif_transpose(image)
+        image = np.asarray(image if image.mode.startswith("I;16") else image.convert("RGB"))
+    pixels = np.asarray(image)
+    if pixels.ndim == 2:
+        pixels = pixels[..., None]
+    if pixels.ndim != 3 or pixels.shape[2] not in (1, 3) or 0 in pixels.shape:
+        raise UserError(f"An image has the shape {np.shape(image)}: (height, width, 3), or (height, width) for gray, is expected.")
+    if np.issubdtype(pixels.dtype, np.floating):
+        pixels = pixels.astype(np.float32)
+        if not (pixels.min() >= -1e-3 and pixels.max() <= 1 + 1e-3):
+            raise UserError(f"An image of floating-point numbers must lie in [0, 1]; this one reaches from {pixels.min():g} to {pixels.max():g}.")
+    elif pixels.dtype == np.uint16:
+        pixels = (pixels / 65535).astype(np.float32)
+    elif pixels.dtype != np.uint8:
+        raise UserError(f"An image has the type {pixels.dtype}: uint8, uint16 or floating-point numbers in [0, 1] are expected.")
+    return np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else pixels
+
+
+def resized(pixels: np.ndarray, hw: tuple[int, int]) -> np.ndarray:
+    """The image shrunk to (H, W) by averaging over areas: x' = (x + .5) s - .5."""
+    return pixels if pixels.shape[:2] == tuple(hw) else cv2.resize(pixels, hw[::-1], interpolation=cv2.INTER_AREA)
+
+
+def _unit(pixels: np.ndarray) -> np.ndarray:
+    return pixels.astype(np.float32) / 255 if pixels.dtype == np.uint8 else pixels
+
+
+# ---- weights
+
+
+def load(weights: str | os.PathLike | None = None, **overrides: Any) -> Predictor:
+    """Makes a Predictor.
+
+    Args:
+      weights: a weight file (.safetensors); a training workdir, of which the best checkpoint is taken, or the latest if none was validated; the name of a
+        method, for the weights that come with it. None: those of "pump".
+      overrides: fields of the method's Config that are to differ, such as dtype="bfloat16".
+    Raises:
+      UserError: there are no such weights; they are damaged; an override does not exist or does not fit them.
+    """
+    text, path = str(weights or DEFAULT), Path(weights or DEFAULT)
+    if text in METHODS:
+        path = SHIPPED / f"{text}.safetensors"
+        if not path.is_file():
+            return _untrained(text, overrides)
+    if path.is_dir():
+        name, fields, restore = _workdir(path)
+    elif path.is_file():
+        name, fields, variables, _ = weight_files.load(path)
+        if name not in METHODS:
+            raise UserError(f"{path} holds weights of the method {name!r}, which this version does not know; it knows {', '.join(METHODS)}.")
+        restore = None
+    else:
+        raise UserError(f"There are no weights {text}: give a weight file (.safetensors), the workdir of a training run, or one of {', '.join(METHODS)}.")
+    config = _fields(import_module(f"jaxdesc.methods.{name}").Config, fields, str(path))
+    if restore:
+        variables = restore(config)
+    config = _overridden(config, overrides)
+    shapes = [{key: leaf.shape for key, leaf in _flat(tree).items()} for tree in (variables, _shapes(name, config))]
+    if shapes[0] != shapes[1]:
+        wrong = next(key for key in sorted(shapes[0].keys() | shapes[1].keys()) if shapes[0].get(key) != shapes[1].get(key))
+        raise UserError(f"The weights {text} do not fit the configuration: {wrong} is {shapes[0].get(wrong)} there and should be {shapes[1].get(wrong)}.")
+    return Predictor(name, config, variables, text)
+
+
+def _untrained(name: str, overrides: dict) -> Predictor:
+    tell(f"no trained weights come with {name} yet: these are RANDOM weights, UNTRAINED; give a training workdir or a weight file.")
+    config = _overridden(import_module(f"jaxdesc.methods.{name}").Config(), overrides)
+    variables = jax.jit(METHODS[name](config).init)(jax.random.key(0), _example())
+    return Predictor(name, config, variables, f"{name}, untrained")
+
+
+def _example() -> dict[str, Pair]:
+    """The least batch that variables can be made from."""
+    image = jnp.zeros((1, BUCKET, BUCKET, 3))
+    return {"synthetic": Pair(image1=image, image2=image, H_1to2=jnp.eye(3)[None], slot=jnp.zeros(1, jnp.int32))}
+
+
+def _shapes(name: str, config: Any) -> Any:
+    return jax.eval_shape(METHODS[name](config).init, jax.random.key(0), _example())
+
+
+def _flat(tree: Any) -> dict[str, Any]:
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def _fields(kind: type, values: dict[str, Any], where: str) -> Any:
+    """A dataclass from plain values, as they come from JSON or from keywords."""
+    known = set(kind.__dataclass_fields__)
+    if unknown := sorted(values.keys() - known):
+        raise UserError(f"{where} has no field {unknown[0]!r}; there are {', '.join(sorted(known))}.")
+    return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+
+
+def _overridden(config: Any, overrides: dict) -> Any:
+    if not overrides:
+        return config
+    changed = _fields(type(config), {**vars(config), **overrides}, f"{config.name}'s configuration")
+    configs.validate(configs.ExperimentConfig(method=changed))
+    return changed
+
+
+class _Reader(Checkpoints):
+    """Checkpoints of a run that may still be writing: nothing is cleaned up."""
+
+    def __init__(self, folder: Path):
+        self._manager = ocp.CheckpointManager(folder.absolute(), options=ocp.CheckpointManagerOptions(read_only=True, create=False, save_interval_steps=0))
+
+
+def _workdir(path: Path) -> tuple[str, dict[str, Any], Callable[[Any], Variables]]:
+    """Method, fields of its Config and, given that, the variables of the best checkpoint."""
+    file = path / "config.json"
+    if not file.is_file():
+        raise UserError(f"{path} is not the workdir of a training run: it holds no config.json.")
+    try:
+        values = json.loads(file.read_text())
+        name, fields, steps = values["method_name"], values["method"], values["train"]["steps"]
+        optim = _fields(configs.OptimConfig, values["optim"], str(file))
+    except (ValueError, KeyError, TypeError) as e:
+        raise UserError(f"{file} is damaged: {type(e).__name__}: {e}.") from e
+    if name not in METHODS:
+        raise UserError(f"{path} trained the method {name!r}, which this version does not know; it knows {', '.join(METHODS)}.")
+
+    def restore(config: Any) -> Variables:
+        folder = path / "checkpoints"
+        if not folder.is_dir():
+            raise UserError(f"{path} holds no checkpoint yet: let the training run longer.")
+        begin = functools.partial(init_state, METHODS[name](config), make_optimizer(optim, steps), seed=0)
+        like = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), jax.eval_shape(begin, _example()))
+        with _Reader(folder) as checkpoints:
+            step = checkpoints.best()
+            step = checkpoints.latest() if step is None else step
+            if step is None:
+                raise UserError(f"{path} holds no checkpoint yet: let the training run longer.")
+            return inference_variables(checkpoints.restore(like, step)[0])
+
+    return name, fields, restore
+
+
+# ---- the shortest way, with weights that are read once
+
+
+_loaded = functools.lru_cache(maxsize=2)(load)
+
+
+def describe(image: ImageLike, weights: str | None = None) -> np.ndarray:
+    """`load(weights).describe(image)`: (H, W, D) float32."""
+    return _loaded(weights).describe(image)
+
+
+def match(image1: ImageLike, image2: ImageLike, weights: str | None = None, **options: Any) -> Matches:
+    """`load(weights).match(image1, image2, **options)`."""
+    return _loaded(weights).match(image1, image2, **options)

@@ -1,0 +1,283 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.ndimage import gaussian_filter, map_coordinates
+
+from jaxdesc.methods import METHODS, pump
+from jaxdesc.methods.pump import single
+from jaxdesc.methods.pump.infer import match_images, predict_images_bytes
+from jaxdesc.methods.pump.multiscale import Crop, Run, merge, poses, view
+from jaxdesc.methods.pump.recursive import tile_corners, tile_pairs
+from jaxdesc.methods.pump.refine import dense_rows, densify, keep_coherent
+from jaxdesc.methods.pump.single import MatchOptions, match_descriptors, predict_bytes
+from jaxdesc.ops.matching import decode_pose, encode_pose
+from jaxdesc.ops.matching_pyramid import geometry
+from jaxdesc.types import Pair, UserError
+
+FAST = {"levels": 2, "min_component": 0}  # two levels: programs that compile in a second
+
+
+def texture(seed, height, width):
+    x = gaussian_filter(np.random.default_rng(seed).normal(size=(height, width, 3)), (2, 2, 0))
+    return ((x - x.min()) / np.ptp(x)).astype(np.float32)
+
+
+@jax.jit
+def describe(images):
+    """Random projections of 11x11 windows without their mean: what a network of one layer would see."""
+    window = np.outer(*[np.exp(-(np.mgrid[-5:6] ** 2) / 12.5)] * 2)
+    kernel = np.random.default_rng(0).normal(size=(11, 11, 1, 24)) * window[..., None, None]
+    kernel -= kernel.mean((0, 1))
+    y = jax.lax.conv_general_dilated(images.mean(-1, keepdims=True), jnp.float32(kernel), (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    return y / (jnp.linalg.norm(y, axis=-1, keepdims=True) + 1e-3)
+
+
+def units(seed, *shape):
+    x = np.random.default_rng(seed).normal(size=shape)
+    return jnp.array(x / np.linalg.norm(x, axis=-1, keepdims=True), jnp.float32)
+
+
+# One scale
+
+
+def test_descriptors_to_correspondences_whatever_the_memory():
+    desc1 = units(0, 30, 42, 16)
+    desc2 = jnp.roll(desc1, (3, -2), (0, 1))[:28, :39]
+    rich, poor = (match_descriptors(desc1, desc2, MatchOptions(storage="float32", levels=2, memory_bytes=bytes_)) for bytes_ in (1 << 30, 1))
+    kept = np.asarray(rich.valid)
+    np.testing.assert_array_equal(kept, poor.valid)
+    np.testing.assert_array_equal(rich.xy2_px, poor.xy2_px)
+    assert kept.sum() > 30 and rich.xy1_px.shape == (7 * 10, 2) and tuple(rich.xy1_px[1]) == (6, 2)
+    flow = np.asarray(rich.xy2_px - rich.xy1_px)[kept]
+    assert np.mean(np.all(flow == [-2, 3], 1)) > 0.9
+    assert (np.asarray(rich.score)[kept] > 0).all()
+
+
+@pytest.mark.parametrize(("storage", "budget"), [("float16", 1), ("float16", 1 << 40), ("float32", 1), ("float32", 1 << 40)])
+def test_memory_is_predicted(budget, storage):
+    options, dim, size1, size2 = MatchOptions(storage=storage, memory_bytes=budget, levels=2), 32, (64, 96), (96, 64)
+    shapes = [jax.ShapeDtypeStruct((*size, dim), jnp.float32) for size in (size1, size2)]
+    keep = single._keeps(size1, size2, dim, options)
+    program = single._match_fields.lower(*shapes, geometry(size1, size2, 2), None, keep=keep, dtype=jnp.dtype(storage)).compile().memory_analysis()
+    measured = program.temp_size_in_bytes + program.argument_size_in_bytes + program.output_size_in_bytes
+    assert keep == (budget > 1)
+    assert 0.8 < predict_bytes(size1, size2, dim, options) / measured < 1.2
+
+
+def test_a_program_serves_all_sizes_of_a_bucket():
+    desc1, desc2 = units(1, 64, 64, 4), units(2, 64, 64, 4)
+    options = MatchOptions(levels=1, memory_bytes=1 << 30)
+    before = single._match_fields._cache_size()
+    for size in ((64, 64), (50, 33), (41, 60)):
+        found = match_descriptors(desc1, desc2, options, size1_hw=size, size2_hw=size)
+        inside = np.asarray(found.xy2_px)[np.asarray(found.valid)]
+        assert len(inside) and (inside < size[::-1]).all()
+    assert single._match_fields._cache_size() - before == 1
+
+
+# Scales and rotations
+
+
+def test_poses_and_codes():
+    assert poses(MatchOptions(max_scale=1)) == [(1.0, 0.0)]
+    assert [round(scale, 3) for scale, _ in poses(MatchOptions())] == [0.25, 0.354, 0.5, 0.707, 1, 1.414, 2, 2.828, 4]
+    rotations = [rotation for _, rotation in poses(MatchOptions(max_scale=1, max_rotation_deg=180))]
+    assert rotations == [-135, -90, -45, 0, 45, 90, 135, 180]
+    for scale, rotation in poses(MatchOptions(max_rotation_deg=180)):
+        found = decode_pose(encode_pose(scale, rotation))
+        np.testing.assert_allclose(found, (scale, rotation))
+    assert encode_pose(2.0, 0.0) == 16 and encode_pose(1.0, -45.0) == 1 and encode_pose(0.5, 90.0) == -16 + 6
+
+
+@pytest.mark.parametrize(("factor", "rotation"), [(1.0, 0.0), (0.5, 0.0), (2**-0.5, 0.0), (1.0, 90.0), (0.5, -45.0), (1.0, 180.0), (1.0, 135.0)])
+def test_views_know_where_they_look(factor, rotation):
+    """Of a picture whose colours are its own coordinates, the view shows where its pixels come from."""
+    y, x = np.mgrid[:70, :101].astype(np.float32)
+    looked = view(Crop(np.stack([x, y, 0 * x], -1)[10:, 20:], (20, 10)), factor, rotation)
+    assert all(n % 64 == 0 for n in looked.image.shape[:2])
+    h, w = looked.size_hw
+    v, u = np.mgrid[:h, :w]
+    pixels = np.stack([u, v], -1).reshape(-1, 2).astype(np.float64)
+    there = looked.locate(pixels)
+    np.testing.assert_allclose(looked.find(there), pixels, atol=1e-6)
+    inside = ((there > [22, 12]) & (there < [98, 67])).all(1)
+    np.testing.assert_allclose(looked.image[:h, :w, :2].reshape(-1, 2)[inside], there[inside], atol=0.05)
+    assert inside.mean() > 0.3
+    if rotation:
+        outside = ((there < [19.4, 9.4]) | (there > [100.6, 69.6])).any(1)
+        mask = looked.mask[:h, :w].ravel()
+        assert mask[inside].all() and not mask[outside].any() and looked.mask.sum() == mask.sum()
+        assert looked.image[~looked.mask].max() == 0
+    else:
+        np.testing.assert_array_equal(looked.image[:, w : w + 3], looked.image[:, w - 4 : w - 1][:, ::-1])  # reflected
+
+
+def turned(image, scale, rotation_deg, size_hw):
+    """Image 2, in which a displacement d of image 1 is scale * R(rotation) d, and the map of points."""
+    t = np.radians(rotation_deg)
+    A = scale * np.array([[np.cos(t), -np.sin(t)], [np.sin(t), np.cos(t)]])
+    c1, c2 = (np.array(size[1::-1]) / 2 - 0.5 for size in (image.shape[:2], size_hw))
+    y, x = np.mgrid[: size_hw[0], : size_hw[1]]
+    source = (np.stack([x, y], -1) - c2) @ np.linalg.inv(A).T + c1
+    smooth = gaussian_filter(image, (0.5 / scale if scale < 1 else 0,) * 2 + (0,))
+    out = np.stack([map_coordinates(smooth[..., k], np.moveaxis(source, -1, 0)[::-1], order=1, mode="constant") for k in range(3)], -1)
+    return out.astype(np.float32), lambda xy: (xy - c1) @ A.T + c2
+
+
+@pytest.mark.parametrize(
+    ("scale", "rotation", "size2", "options"),
+    [
+        (0.5, 0, (48, 64), {"max_scale": 2}),
+        (1.0, 90, (128, 96), {"max_scale": 1, "max_rotation_deg": 90}),
+        (1.0, -45, (150, 150), {"max_scale": 1, "max_rotation_deg": 45}),
+    ],
+)
+def test_scale_and_rotation_are_found(scale, rotation, size2, options):
+    image1 = texture(3, 96, 128)
+    image2, truth = turned(image1, scale, rotation, size2)
+    rows = match_images(describe, image1, image2, MatchOptions(**options, **FAST))
+    good = np.hypot(*(truth(rows[:, :2]) - rows[:, 2:4]).T) <= 3 / min(1, scale) ** 0.5
+    code = encode_pose(scale, rotation)
+    assert good.sum() > 50 and np.mean(rows[good, 5] == code) > 0.9
+    assert np.mean(good[rows[:, 5] == code]) > 0.8
+    back = match_images(describe, image2, image1, MatchOptions(**options, **FAST))
+    good = np.hypot(*(truth(back[:, 2:4]) - back[:, :2]).T) <= 3 / min(1, scale) ** 0.5
+    assert good.sum() > 50 and np.mean(back[good, 5] == encode_pose(1 / scale, -rotation)) > 0.9
+
+
+def test_the_better_run_wins():
+    looked = view(Crop(np.zeros((64, 64, 3), np.float32)), 1.0)
+    field = lambda value: np.full((16, 16), value, np.float32)  # noqa: E731
+    row = lambda *values: np.array([values], np.float32)  # noqa: E731
+    weak = Run(row(2, 2, 30, 30, 1.0, 0), field(1.0), field(1.0), looked, looked)
+    strong = Run(row(50, 50, 10, 10, 3.0, 8), field(0.5), field(0.5), looked, looked)
+    assert merge([weak, strong]).tolist() == [[50, 50, 10, 10, 3, 8], [2, 2, 30, 30, 1, 0]]
+    strong.patches[0, 0] = 2  # prefers another place for the weak match's patch
+    assert merge([weak, strong])[:, 4].tolist() == [3]
+    strong.patches[0, 0] = 0
+    strong.cells[7, 7] = 2  # and for its place in image 2
+    assert merge([weak, strong])[:, 4].tolist() == [3]
+    assert merge([]).shape == (0, 6)
+
+
+# Tiles
+
+
+def test_tiles():
+    assert tile_corners((100, 64), 64).tolist() == [[0, 0], [0, 32], [0, 36]]
+    assert tile_corners((30, 200), 64)[:, 0].tolist() == [0, 32, 64, 96, 128, 136]
+    rows = np.zeros((40, 6))
+    rows[:, 4] = 2
+    rows[:, :2] = 10
+    rows[:, 2:4] = 20  # all to the first tile of image 2 ...
+    rows[:3, 2] = 190  # ... but three of forty: too few
+    pairs = list(tile_pairs(rows, (64, 64), (64, 200), 64))
+    assert [tuple(map(tuple, pair)) for pair in pairs] == [((0, 0), (0, 0))]
+    rows[:4, 2] = 190
+    assert len(list(tile_pairs(rows, (64, 64), (64, 200), 64))) == 2
+    rows[:, 4] = 1
+    assert not list(tile_pairs(rows, (64, 64), (64, 200), 64))
+
+
+def test_too_large_images_are_matched_in_tiles():
+    big = texture(4, 200, 260)
+    image1, image2 = big[:180, :240], big[12:192, 8:248]
+    options = MatchOptions(max_scale=1, **FAST)
+    said = []
+    whole = match_images(describe, image1, image2, options, say=said.append)
+    assert not said
+    budget = predict_images_bytes((128, 128), (128, 128), 24, MatchOptions(max_scale=1, memory_bytes=1, **FAST))
+    tiles = match_images(describe, image1, image2, MatchOptions(max_scale=1, memory_bytes=budget, **FAST), say=said.append)
+    assert len(said) == 1 and "tiles of 128 px" in said[0]
+    for rows in (whole, tiles):
+        assert np.mean(np.abs(rows[:, 2:4] + [8, 12] - rows[:, :2]).max(1) <= 1) > 0.9
+    assert len(tiles) > 0.7 * len(whole) > 100
+    with pytest.raises(UserError, match=r"memory_bytes"):
+        match_images(describe, image1, image2, MatchOptions(memory_bytes=1000))
+
+
+# The filter and the gaps
+
+
+def grid_of_matches(scale, rotation, spacing):
+    """8 x 8 matches, `spacing` px apart in image 1."""
+    t = np.radians(rotation)
+    xy1 = np.stack(np.meshgrid(np.arange(8), np.arange(8)), -1).reshape(-1, 2) * spacing + 100.0
+    xy2 = scale * (xy1 - 100) @ np.array([[np.cos(t), np.sin(t)], [-np.sin(t), np.cos(t)]]) + 300
+    return np.column_stack([xy1, xy2, np.ones(64), np.full(64, encode_pose(scale, rotation))]).astype(np.float32)
+
+
+@pytest.mark.parametrize(("scale", "rotation", "spacing"), [(1, 0, 4), (2, 0, 4), (0.25, 0, 16), (1, 90, 4), (1, 180, 4)])
+def test_the_filter_keeps_groups_and_drops_strays(scale, rotation, spacing):
+    group = grid_of_matches(scale, rotation, spacing)
+    strays = np.random.default_rng(5).uniform(0, 2000, (100, 6)).astype(np.float32)
+    strays[:, 5] = group[0, 5]
+    kept = keep_coherent(np.concatenate([strays[:50], group, strays[50:]]), 50)
+    np.testing.assert_allclose(kept, [*group, 0, 0, 0, 0, np.log2(64), 0], rtol=1e-6)
+    assert len(keep_coherent(group, 64)) == 0 and len(keep_coherent(group, 63)) == 64 and keep_coherent(group[:0]).shape == (0, 6)
+    lost = group.copy()
+    lost[:, 5] = encode_pose(scale, rotation + 180)  # now every displacement points the wrong way
+    assert len(keep_coherent(lost, 10)) == 0
+
+
+def test_densified_affine_field_is_exact():
+    rng = np.random.default_rng(6)
+    A, b = np.array([[1.1, 0.2], [-0.1, 0.9]]), np.array([3.0, -5.0])
+    xy1 = np.concatenate([rng.uniform(2, 28, (40, 2)), [[-1, -1], [41, -1], [-1, 31], [41, 31]]])
+    corres = np.column_stack([xy1, xy1 @ A.T + b, np.ones((44, 2))])
+    y, x = np.mgrid[:31, :41]
+    pixels = np.stack([x, y], -1)
+    dense = densify(corres, (31, 41), (20, 20))
+    np.testing.assert_allclose(dense, pixels @ A.T + b, atol=1e-3)
+    rows = dense_rows(dense)
+    assert rows.shape == (31 * 41, 4) and rows[41 + 2, :2].tolist() == [2, 1]
+    np.testing.assert_array_equal(rows[41 + 2, 2:], dense[1, 2])
+    right = densify(corres[:, [2, 3, 0, 1]], (20, 20), (31, 41), side="right")
+    np.testing.assert_array_equal(right, dense)
+    np.testing.assert_array_equal(dense_rows(right, "right"), rows[:, [2, 3, 0, 1]])
+
+
+def test_outside_the_hull_the_three_nearest_decide():
+    corres = np.array([[1, 1, 2, 1], [3, 1, 5, 1], [1, 3, 4, 4], [30, 30, 30, 30.0]])
+    assert densify(corres, (40, 40), (40, 40))[0, 0].tolist() == pytest.approx([2, 1 / 3])  # mean of (1, 0), (2, 0), (3, 1)
+    line = densify(corres[:3] * [1, 0, 1, 1] + [0, 2, 0, 0], (4, 5), (9, 9))  # all at y = 2, two of them at one place
+    assert np.isfinite(line).all()
+    assert densify(corres[:1], (4, 5), (9, 9))[3, 4].tolist() == [5, 3]
+    with pytest.raises(UserError, match="no match"):
+        densify(corres[:0], (4, 5), (9, 9))
+
+
+# The method
+
+
+def test_the_method_matches_photographs():
+    method = METHODS["pump"](pump.Config(hidden=16, depth=1, output_dim=8))
+    image = (texture(7, 50, 70) * 255).astype(np.uint8)
+    pair = Pair(image1=jnp.zeros((1, 32, 32, 3)), image2=jnp.zeros((1, 32, 32, 3)), H_1to2=None, slot=jnp.zeros(1, int))
+    variables = method.init(jax.random.key(0), {"real": pair})
+    found = method.match(variables, image, image, MatchOptions(max_scale=1, **FAST))
+    assert found.valid.all() and len(found.score) > 30 and found.code.dtype == np.int32
+    assert np.mean(np.abs(found.xy1_px - found.xy2_px).max(1) <= 1) > 0.9
+
+
+@pytest.mark.parametrize(
+    ("wrong", "word"),
+    [
+        ({"max_scale": 0.5}, "max_scale"),
+        ({"max_rotation_deg": 200}, "rotation"),
+        ({"levels": -1}, "levels"),
+        ({"memory_bytes": 0}, "memory"),
+        ({"storage": "int8"}, "storage"),
+    ],
+)
+def test_wrong_options_are_named(wrong, word):
+    with pytest.raises(UserError, match=word):
+        MatchOptions(**wrong)
+
+
+def test_wrong_images_are_named():
+    with pytest.raises(UserError, match=r"image2 has the shape \(5, 5\)"):
+        match_images(describe, np.zeros((5, 5, 3)), np.zeros((5, 5)))
+    with pytest.raises(UserError, match="too small"):
+        match_descriptors(jnp.zeros((2, 9, 4)), jnp.zeros((9, 9, 4)))

@@ -1,0 +1,261 @@
+"""python -m jaxdesc.match as a user meets it."""
+
+import json
+import os
+import re
+import runpy
+import signal
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from jaxdesc import predictor
+from jaxdesc.predictor import Matches, Predictor
+from jaxdesc.store import matches as files
+from jaxdesc.store import weights
+from jaxdesc.store.features import read_hdf5
+from jaxdesc.store.flow import read_flo
+from tests.test_predictor import TINY, noise
+
+
+@pytest.fixture(scope="module")
+def weight_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    tiny = predictor.load("pump", **TINY)
+    weights.save(path, "pump", tiny.config, jax.device_get(tiny.variables))
+    return str(path)
+
+
+@pytest.fixture
+def verb(monkeypatch, capsys, weight_file):
+    def run(*arguments, status=None, verb="match"):
+        """Runs the verb; returns (stdout, stderr). A failure is one sentence."""
+        monkeypatch.setattr(sys, "argv", [verb, *map(str, arguments), "--weights", weight_file])
+        try:
+            runpy.run_module(f"jaxdesc.{verb}", run_name="__main__")
+            code = None
+        except SystemExit as e:
+            code = e.code
+        out, err = capsys.readouterr()
+        assert code == status, err
+        if status == 2:
+            sentence = err.split("\n")[-2]  # after the progress bar, if it had come so far
+            assert sentence.startswith("jaxdesc: ") and err.endswith(".\n") and "Traceback" not in err, err
+        return out, err
+
+    return run
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Matching without a network: the pixels (8 i, 4 j) of image 1, each moved by (2, 2); counts its calls."""
+    calls = []
+
+    def match_with(self, image1, image2, options, max_side=None, say=print):
+        calls.append((image1.shape, image2.shape, options, max_side))
+        y, x = np.mgrid[4 : image1.shape[0] - 4 : 4, 4 : image1.shape[1] - 4 : 8]
+        xy = np.stack([x, y], -1).reshape(-1, 2).astype(np.float32)
+        return Matches(xy, xy + 2, np.linspace(2, 1, len(xy)).astype(np.float32), np.zeros(len(xy), np.int32))
+
+    monkeypatch.setattr(Predictor, "match_with", match_with)
+    return calls
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Three images, one of them nested, and two files that are none."""
+    root = tmp_path / "images"
+    (root / "sub").mkdir(parents=True)
+    for i, name in enumerate(("a.png", "b.jpg", "sub/c.png")):
+        Image.fromarray(noise(48, 64 + 8 * i, i)).save(root / name)
+    (root / "note.txt").write_text("no image")
+    return root
+
+
+# ---- two images
+
+
+def test_pair_end_to_end(verb, tmp_path):
+    Image.fromarray(noise(64, 96)).save(tmp_path / "a.png")
+    out = {flag: tmp_path / "new" / name for flag, name in (("--out", "m.npz"), ("--figure", "m.png"), ("--dense", "m.flo"), ("--warp", "w.png"))}
+    arguments = [tmp_path / "a.png", tmp_path / "a.png", "--max-scale", 1, *(part for item in out.items() for part in item)]
+    told, _ = verb(*arguments)
+    rows = files.read_corres(out["--out"])
+    assert rows.shape[1] == 6 and told.startswith(f"{len(rows)} matches of ") and len(rows) > 200
+    np.testing.assert_array_equal(rows[:, :2], rows[:, 2:4])
+    flow, valid = read_flo(out["--dense"])
+    assert flow.shape == (64, 96, 2) and valid.all() and np.abs(flow).max() < 1e-4
+    warped = np.asarray(Image.open(out["--warp"]))
+    np.testing.assert_allclose(warped.astype(int), noise(64, 96), atol=1)
+    assert np.asarray(Image.open(out["--figure"])).ndim == 3
+    _, err = verb(*arguments, status=2)
+    assert "m.npz exists already" in err
+    before = out["--out"].stat().st_mtime_ns
+    verb(*arguments, "--overwrite")
+    assert out["--out"].stat().st_mtime_ns > before
+
+
+def test_flow_and_warp_look_from_image_1(verb, quick, tmp_path):
+    a, b = noise(48, 64, 0), noise(52, 60, 1)
+    Image.fromarray(a).save(tmp_path / "a.png")
+    Image.fromarray(b).save(tmp_path / "b.png")
+    verb(
+        tmp_path / "a.png", tmp_path / "b.png", "--dense", tmp_path / "f.flo", "--warp", tmp_path / "w.png", "--max-rot", 90, "--max-side", 50, "--memory", 0.5
+    )
+    np.testing.assert_allclose(read_flo(tmp_path / "f.flo")[0], 2, atol=1e-4)
+    warped = np.asarray(Image.open(tmp_path / "w.png"))
+    assert warped.shape == a.shape
+    np.testing.assert_allclose(warped[:48, :58].astype(int), b[2:50, 2:60], atol=1)
+    assert not warped[:, 59:].any()
+    (_, _, options, max_side), *_ = quick
+    assert (options.max_scale, options.max_rotation_deg, options.memory_bytes, max_side) == (4, 90, 2**29, 50)
+
+
+def test_pair_that_does_not_match_writes_nothing(verb, monkeypatch, tmp_path):
+    nothing = Matches(np.zeros((0, 2), np.float32), np.zeros((0, 2), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int32))
+    monkeypatch.setattr(Predictor, "match_with", lambda *_: nothing)
+    Image.fromarray(noise(48, 64)).save(tmp_path / "a.png")
+    a = tmp_path / "a.png"
+    _, err = verb(a, a, "--out", tmp_path / "m.npz", "--dense", tmp_path / "f.flo", status=2)
+    assert "no match" in err and os.listdir(tmp_path) == ["a.png"]
+    verb(a, a, "--out", tmp_path / "m.npz", "--figure", tmp_path / "m.png")
+    assert files.read_corres(tmp_path / "m.npz").shape == (0, 6)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["a.png", "missing.png"], "There is no image .*missing.png"),
+        (["a.png", "folder"], "folder is a folder; two images or one folder"),
+        (["a.png"], "is one image: name another one"),
+        (["a.png", "a.png", "a.png"], "Two images or one folder are expected, 3 names"),
+        (["a.png", "broken.png"], "broken.png cannot be used"),
+        (["a.png", "a.png", "--out", "m.h5"], "--out .*m.h5 must end in .npz"),
+        (["a.png", "a.png", "--figure", "m.txt"], "must end in .png or "),
+        (["a.png", "a.png", "--figure", "broken.png"], "broken.png exists already"),
+        (["a.png", "a.png", "--pairs", "m.txt"], "are for a folder"),
+        (["a.png", "a.png", "--max-scale", "0.5"], "max_scale = 0.5 must be at least 1"),
+        (["a.png", "a.png", "--max-rot", "200"], "max_rotation_deg = 200.0 must be within"),
+        (["a.png", "a.png", "--max-side", "5"], "--max-side 5 must be at least 32"),
+        (["a.png", "a.png", "--memory", "0"], "memory_bytes = 0.* must be above 0"),
+        (["nowhere", "--out", "m.h5"], "There is no folder"),
+        (["empty", "--out", "m.h5"], "empty holds no image"),
+        (["folder"], "A folder needs --out FILE.h5"),
+        (["folder", "--out", "m.h5"], "holds one image, one.png"),
+        (["folder", "--out", "m.npz"], "m.npz must end in .h5"),
+        (["folder", "--out", "m.h5", "--figure", "m.png"], "for two images"),
+        (["folder", "--out", "m.h5", "--pairs", "pairs.txt"], "pairs.txt, line 2: two image names are expected, 3"),
+        (["folder", "--out", "m.h5", "--pairs", "pairs2.txt"], "pairs2.txt, line 1: there is no image 'two.png'"),
+        (["folder", "--out", "m.h5", "--cell", "0"], "--cell 0 and --max-error 2 must be above 0"),
+        (["blank", "--out", "m.h5"], "'my image.png' in .* holds a blank"),
+    ],
+)
+def test_mistakes_are_one_sentence_and_leave_nothing(verb, quick, tmp_path, monkeypatch, arguments, words):
+    monkeypatch.chdir(tmp_path)
+    for name in ("folder", "empty", "blank"):
+        (tmp_path / name).mkdir()
+    for name in ("a.png", "folder/one.png", "blank/my image.png", "blank/b.png"):
+        Image.fromarray(noise(48, 64)).save(name)
+    (tmp_path / "broken.png").write_text("no image")
+    (tmp_path / "pairs.txt").write_text("one.png one.png\none.png my image.png\n")
+    (tmp_path / "pairs2.txt").write_text("one.png two.png\n")
+    before = sorted(tmp_path.rglob("*"))
+    _, err = verb(*arguments, status=2)
+    assert re.search(words, err) and err.count("\n") == 1, err
+    assert sorted(tmp_path.rglob("*")) == before and not quick
+
+
+# ---- a folder
+
+
+def test_folder(verb, quick, folder, tmp_path):
+    out, features = tmp_path / "m.h5", tmp_path / "m_features.h5"
+    told, _ = verb(folder, "--out", out)
+    pairs = [("a.png", "b.jpg"), ("a.png", "sub/c.png"), ("b.jpg", "sub/c.png")]
+    assert "3 pairs matched, 0 were there already" in told and str(features) in told
+    assert (tmp_path / "m.h5.pairs.txt").read_text().split() == [name for pair in pairs for name in pair]
+    for a, b in pairs:
+        xy0, xy1, _ = files.read_dense_hdf5(out, a, b)
+        np.testing.assert_array_equal(xy1, xy0 + 2)
+        indices, _ = files.read_hdf5(out, a, b)
+        kp0, kp1 = (read_hdf5(features, name).keypoints for name in (a, b))
+        assert 3 < len(indices) <= len(xy0)
+        assert (np.abs(kp1[indices[:, 1]] - kp0[indices[:, 0]] - 2) <= 4).all(), "both ends within 2 px of their keypoints"
+    calls = len(quick)
+    told, _ = verb(folder, "--out", out)
+    assert "0 pairs matched, 3 were there already" in told and len(quick) == calls == 3
+
+
+def test_folder_goes_on_and_grows(verb, quick, folder, tmp_path):
+    out = tmp_path / "m.h5"
+    list1, list2 = tmp_path / "1.txt", tmp_path / "2.txt"
+    list1.write_text("a.png b.jpg\nb.jpg a.png\na.png a.png\n\n# note\na.png b.jpg\n")
+    _, err = verb(folder, "--out", out, "--pairs", list1)
+    assert "2 duplicates of" in err and "1 self-pairs of" in err and len(quick) == 1
+    list2.write_text("sub/c.png a.png\n")
+    told, _ = verb(folder, "--out", out, "--pairs", list2)
+    assert "1 pairs matched, 1 were there already" in told and len(quick) == 2
+    for a, b in (("a.png", "b.jpg"), ("sub/c.png", "a.png")):  # the first pair's indices belong to the new keypoints too
+        indices, _ = files.read_hdf5(out, a, b)
+        kp0, kp1 = (read_hdf5(tmp_path / "m_features.h5", name).keypoints for name in (a, b))
+        assert len(indices) and (np.abs(kp1[indices[:, 1]] - kp0[indices[:, 0]] - 2) <= 4).all()
+    _, err = verb(folder, "--out", out, "--max-scale", 2, status=2)
+    assert "was made with other settings (max_scale was 4.0 and is now 2.0)" in err and len(quick) == 2
+    verb(folder, "--out", out, "--max-scale", 2, "--overwrite")
+    assert len(quick) == 5
+
+
+def test_folder_spares_files_of_others(verb, quick, folder, tmp_path):
+    (tmp_path / "mine.h5").write_text("precious")
+    for arguments in (("--out", tmp_path / "mine.h5"), ("--out", tmp_path / "m.h5", "--features", tmp_path / "mine.h5")):
+        _, err = verb(folder, *arguments, status=2)
+        assert "mine.h5 exists already" in err
+    verb(folder, "--out", tmp_path / "m.h5")
+    _, err = verb(folder, "--out", tmp_path / "m.h5", "--features", tmp_path / "mine.h5", status=2)
+    assert "mine.h5 exists already" in err and (tmp_path / "mine.h5").read_text() == "precious"
+
+
+def test_folder_names_unreadable_images(verb, quick, folder, tmp_path):
+    (folder / "b.jpg").write_bytes(b"")
+    told, err = verb(folder, "--out", tmp_path / "m.h5")
+    assert "1 pairs matched" in told and "skipped with its pairs: b.jpg: the file is empty." in err
+    assert (tmp_path / "m.h5.pairs.txt").read_text() == "a.png sub/c.png\n"
+    (folder / "a.png").write_text("junk")
+    _, err = verb(folder, "--out", tmp_path / "n.h5", status=2)
+    assert "No pair could be matched: " in err and "the file is empty" in err and not (tmp_path / "n.h5").exists()
+
+
+def test_killed_run_leaves_a_readable_file_and_goes_on(verb, folder, tmp_path, weight_file, quick):
+    """The verb in a process of its own that is killed inside the second pair."""
+    out = tmp_path / "m.h5"
+    code = f"""
+import os, signal, sys, numpy as np, runpy
+from jaxdesc.predictor import Matches, Predictor
+calls = []
+def match_with(self, image1, image2, *_):
+    if calls: os.kill(os.getpid(), signal.SIGKILL)
+    calls.append(1)
+    xy = np.array([[5, 6], [20, 30]], np.float32)
+    return Matches(xy, xy + 2, np.ones(2, np.float32), np.zeros(2, np.int32))
+Predictor.match_with = match_with
+sys.argv = ["match", {str(folder)!r}, "--out", {str(out)!r}, "--weights", {weight_file!r}]
+runpy.run_module("jaxdesc.match", run_name="__main__")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    xy0, _, _ = files.read_dense_hdf5(out, "a.png", "b.jpg")
+    np.testing.assert_array_equal(xy0, [[5, 6], [20, 30]])
+    told, _ = verb(folder, "--out", out)
+    assert "2 pairs matched, 1 were there already" in told and len(quick) == 2
+    np.testing.assert_array_equal(files.read_dense_hdf5(out, "a.png", "b.jpg")[0], xy0)
+    assert json.loads((tmp_path / "m.h5.json").read_text())["max_scale"] == 4
+
+
+def test_help_and_mistakes_in_a_process_of_their_own(tmp_path):
+    run = [sys.executable, "-m", "jaxdesc.match"]
+    done = subprocess.run([*run, "nowhere.png", "b.png"], capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert (done.returncode, done.stderr) == (2, "jaxdesc: There is no image nowhere.png.\n")
