@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import functools
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,8 @@ def flags() -> argparse.ArgumentParser:
     two.add_argument("--figure", metavar="FILE.png", help="the images side by side, with lines")
     two.add_argument("--dense", metavar="FILE.flo", help="a position in image 2 for every pixel of image 1, as optical flow")
     two.add_argument("--warp", metavar="FILE.png", help="image 2 as image 1 sees it")
+    two.add_argument("--heatmaps", metavar="FILE.png", help="what --query's patches correlate with in image 2, level by level")
+    two.add_argument("--query", type=float, nargs=2, metavar=("X", "Y"), help="pixel of image 1 for --heatmaps")
     folder = parser.add_argument_group("a folder")
     folder.add_argument("--pairs", metavar="FILE.txt", help="two image names a line, relative to the folder (default: every pair)")
     folder.add_argument("--features", metavar="FILE.h5", help="keypoints that the pairs share (default: OUT with _features before its suffix)")
@@ -38,23 +41,31 @@ def flags() -> argparse.ArgumentParser:
     return parser
 
 
-def match_pair(predictor, inputs: list[Path], options, max_side: int | None, out: dict[str, Path]) -> int:
-    """Matches two images and writes what `out` asks for ("out", "figure", "dense", "warp"), once all of it is known; returns the number of matches."""
+def match_pair(predictor, inputs: list[Path], options, max_side: int | None, out: dict[str, Path], query: list[float] | None = None) -> int:
+    """Matches two images and writes what `out` asks for, once all of it is known; returns the number of matches.
+
+    Args:
+      out: file by name: "out", "figure", "dense", "warp", "heatmaps". query: (x, y) in image 1, for "heatmaps".
+    Raises:
+      UserError: an image cannot be read; no match, which "dense" and "warp" need; a query outside image 1.
+    """
     import numpy as np
     from PIL import Image
 
+    from jaxdesc import figures
     from jaxdesc.predictor import as_rgb, densified
     from jaxdesc.store import flow
     from jaxdesc.store.files import atomic
     from jaxdesc.store.matches import write_corres
 
     image1, image2 = (as_rgb(path) for path in inputs)
-    matches = predictor.match_with(image1, image2, options, max_side)
     pictures = {}
+    if "heatmaps" in out:
+        levels = import_module(f"{predictor.module.__name__}.heatmaps").query_maps(predictor.describe(image1), predictor.describe(image2), query)
+        pictures["heatmaps"] = figures.heat_maps(image1, image2, levels)
+    matches = predictor.match_with(image1, image2, options, max_side)
     if "dense" in out or "warp" in out:
         positions = densified(matches, image1.shape[:2], image2.shape[:2])
-    if "figure" in out or "warp" in out:
-        from jaxdesc import figures
     if "figure" in out:
         pictures["figure"] = figures.side_by_side(image1, image2, matches.xy1, matches.xy2)
     if "warp" in out:
@@ -177,10 +188,12 @@ def _main_pair(args, inputs: list[Path], options: dict) -> None:
 
     if args.pairs or args.features:
         raise UserError("--pairs and --features are for a folder of images.")
+    if (args.heatmaps is None) != (args.query is None):
+        raise UserError("--heatmaps FILE.png and --query X Y need each other.")
     for path in inputs:
         if not path.is_file():
             raise UserError(f"{path} is a folder; two images or one folder are expected." if path.is_dir() else f"There is no image {path}.")
-    out = {name: Path(path) for name in ("out", "figure", "dense", "warp") if (path := getattr(args, name))}
+    out = {name: Path(path) for name in ("out", "figure", "dense", "warp", "heatmaps") if (path := getattr(args, name))}
     for name, path in out.items():
         suffixes = {"out": (".npz",), "dense": (".flo",)}.get(name, PICTURES)
         if path.suffix.lower() not in suffixes:
@@ -190,13 +203,13 @@ def _main_pair(args, inputs: list[Path], options: dict) -> None:
     from jaxdesc.predictor import load
 
     predictor = load(args.weights)
-    found = match_pair(predictor, inputs, predictor.options(**options), args.max_side, out)
+    found = match_pair(predictor, inputs, predictor.options(**options), args.max_side, out, args.query)
     print(f"{found} matches of {inputs[0]} and {inputs[1]}" + "".join(f"\n{path}" for path in out.values()))
 
 
 def _main_folder(args, folder: Path, options: dict) -> None:
-    if not args.out or args.figure or args.dense or args.warp:
-        raise UserError("A folder needs --out FILE.h5; --figure, --dense and --warp are for two images.")
+    if not args.out or args.figure or args.dense or args.warp or args.heatmaps:
+        raise UserError("A folder needs --out FILE.h5; --figure, --dense, --warp and --heatmaps are for two images.")
     if not folder.is_dir():
         raise UserError(f"There is no folder {folder}.")
     if not (args.cell > 0 and args.max_error > 0):

@@ -81,8 +81,11 @@ def folder(tmp_path):
 
 def test_pair_end_to_end(verb, tmp_path):
     Image.fromarray(noise(64, 96)).save(tmp_path / "a.png")
-    out = {flag: tmp_path / "new" / name for flag, name in (("--out", "m.npz"), ("--figure", "m.png"), ("--dense", "m.flo"), ("--warp", "w.png"))}
-    arguments = [tmp_path / "a.png", tmp_path / "a.png", "--max-scale", 1, *(part for item in out.items() for part in item)]
+    out = {
+        flag: tmp_path / "new" / name
+        for flag, name in (("--out", "m.npz"), ("--figure", "m.png"), ("--dense", "m.flo"), ("--warp", "w.png"), ("--heatmaps", "h.png"))
+    }
+    arguments = [tmp_path / "a.png", tmp_path / "a.png", "--max-scale", 1, "--query", 40, 20, *(part for item in out.items() for part in item)]
     told, _ = verb(*arguments)
     rows = files.read_corres(out["--out"])
     assert rows.shape[1] == 6 and told.startswith(f"{len(rows)} matches of ") and len(rows) > 200
@@ -91,7 +94,7 @@ def test_pair_end_to_end(verb, tmp_path):
     assert flow.shape == (64, 96, 2) and valid.all() and np.abs(flow).max() < 1e-4
     warped = np.asarray(Image.open(out["--warp"]))
     np.testing.assert_allclose(warped.astype(int), noise(64, 96), atol=1)
-    assert np.asarray(Image.open(out["--figure"])).ndim == 3
+    assert all(np.asarray(Image.open(out[flag])).ndim == 3 for flag in ("--figure", "--heatmaps"))
     _, err = verb(*arguments, status=2)
     assert "m.npz exists already" in err
     before = out["--out"].stat().st_mtime_ns
@@ -142,6 +145,8 @@ def test_pair_that_does_not_match_writes_nothing(verb, monkeypatch, tmp_path):
         (["a.png", "a.png", "--max-rot", "200"], "max_rotation_deg = 200.0 must be within"),
         (["a.png", "a.png", "--max-side", "5"], "--max-side 5 must be at least 32"),
         (["a.png", "a.png", "--memory", "0"], "memory_bytes = 0.* must be above 0"),
+        (["a.png", "a.png", "--query", "3", "4"], "--heatmaps FILE.png and --query X Y need each other"),
+        (["a.png", "a.png", "--heatmaps", "m.png", "--query", "64", "4"], r"\(64, 4\) lies outside the image of 64x48 px"),
         (["nowhere", "--out", "m.h5"], "There is no folder"),
         (["empty", "--out", "m.h5"], "empty holds no image"),
         (["folder"], "A folder needs --out FILE.h5"),

@@ -31,6 +31,7 @@ from jaxdesc.types import Array
 Size = tuple[int, int]  # rows, columns
 
 SMALLEST = 6  # the pyramid ends with the level at which a side of image 2's maps falls below this
+STRIP_PATCHES = 40  # below 20 a matrix product is several times slower than it need be
 
 
 class Fields(NamedTuple):
@@ -82,6 +83,12 @@ def geometry(size1_hw: Size, size2_hw: Size, limit: int | None = None, room1_hw:
     return Geometry(tuple(patches), present(size2_hw, room2_hw), tuple(coefficients), tuple(passing))
 
 
+def strip_size(size1_hw: Size, size2_hw: Size) -> int:
+    """Bytes of the correlation that exist at once by default: what suits the backend, yet enough patches that reading image 2 for each strip does not count."""
+    patch = 16 * -(-size2_hw[0] // 2) * -(-size2_hw[1] // 2)
+    return patch * min(patch_count(size1_hw[1]), max(STRIP_PATCHES, default_strip_bytes() // patch))
+
+
 def match_fields(
     desc1: Array,
     desc2: Array,
@@ -113,7 +120,7 @@ def match_fields(
     exists = pool_phases(tuple(penalty), with_argmax=False) == 0
     pixels = sort_pixels(desc2)
 
-    chunks = min(w1, -(-w1 * 16 * h * w // (strip_bytes or default_strip_bytes())))
+    chunks = min(w1, -(-w1 * 16 * h * w // (strip_bytes or strip_size((H1, W1), (H2, W2)))))
     patches = desc1[CELL // 2 :: CELL, CELL // 2 :: CELL] * (pyramid.patches[0][0][:, None] & pyramid.patches[0][1])[..., None].astype(desc1.dtype)
     patches = jnp.pad(patches, ((0, 1), (0, -w1 % chunks), (0, 0))).reshape(h1 + 1, chunks, -1, desc1.shape[2])  # one empty row: parents' rows are one more
 

@@ -5,9 +5,8 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
-from jaxdesc.ops.correlation import default_strip_bytes
 from jaxdesc.ops.matching import patch_centres
-from jaxdesc.ops.matching_pyramid import Fields, Size, geometry, match_fields, patch_count
+from jaxdesc.ops.matching_pyramid import Fields, Size, geometry, match_fields, patch_count, strip_size
 from jaxdesc.types import Array, Correspondences, UserError
 
 ROWS, STRIPS = 4, 2  # buffers of a row of patches and of a strip of the correlation that the compiled program holds at once
@@ -81,7 +80,7 @@ def _bytes(size1_hw: Size, size2_hw: Size, dim: int, options: MatchOptions, keep
     tower = item * (h1 + 1) * (w1 + 1) * (sum(maps[1:]) + (maps[2] if count > 1 else 0))  # the pooled maps below level 2 too, while it is made
     kept = (item + 1) * (h1 + 1) * w1 * pooled * (keep and count > 0)
     rows = ROWS * 4 * (w1 + 1) * pooled * (count > 0)
-    strips = STRIPS * min(default_strip_bytes(), 16 * pooled * w1)
+    strips = STRIPS * strip_size(size1_hw, size2_hw)
     return descriptors + tower + kept + rows + strips
 
 
