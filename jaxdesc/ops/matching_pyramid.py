@@ -132,7 +132,7 @@ def match_fields(
         products = lax.dot_general(some, pixels, (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32).reshape(-1, 4, h, w)
         phases = tuple(products[:, i] + penalty[i] for i in range(4))
         pooled, codes = pool_phases(phases, with_argmax=True)
-        return rectify(pooled), codes, jnp.max(functools.reduce(jnp.maximum, phases), 0)
+        return rectify(pooled), codes, _greatest(products, penalty)
 
     # Up.
     raw, kept, tower = jnp.zeros((h, w)), None, [None]
@@ -243,17 +243,21 @@ def _update_rows(function, level: Array) -> Array:
     return lax.fori_loop(0, len(level), lambda i, x: lax.dynamic_update_index_in_dim(x, function(x, i).astype(x.dtype), i, 0), level)
 
 
+def _greatest(products: Array, penalty: Array) -> Array:
+    """(n, 4, h, w) -> (h, w) maximum over patches and phases that may be matched. Patch after patch here and below: a reduction over the slowest axis is much slower on CPU."""
+    start = jnp.full(products.shape[2:], -jnp.inf)
+    return lax.scan(lambda most, phases: (functools.reduce(jnp.maximum, phases + penalty, most), None), start, products)[0]
+
+
 def _reached(total: Array, codes: Array) -> Array:
     """(2, 2, h, w): the greatest sum over patches of each window whose arg-max lies in the row before its middle (first index 1), and likewise column."""
-    where = [[((codes < 3) == up) & ((codes % 3 == 0) == left) for left in (False, True)] for up in (False, True)]
-    return jnp.stack([jnp.stack([_fold(jnp.where(here, total, 0)) for here in row]) for row in where])
 
+    def one(most, inputs):
+        total, codes = inputs
+        where = jnp.stack([jnp.stack([((codes < 3) == up) & ((codes % 3 == 0) == left) for left in (False, True)]) for up in (False, True)])
+        return jnp.maximum(most, jnp.where(where, total, 0)), None
 
-def _fold(x: Array) -> Array:
-    """Maximum over the first axis by halving it: a reduction over the slowest axis is several times slower on CPU."""
-    while (n := len(x)) > 1:
-        x = jnp.maximum(x[: n - n // 2], x[n // 2 :])  # of odd n the middle meets itself
-    return x[0]
+    return lax.scan(one, jnp.zeros((2, 2, *total.shape[1:])), (total, codes))[0]
 
 
 def _best(total: Array, codes: Array) -> tuple[Array, Array]:
