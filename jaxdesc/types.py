@@ -41,9 +41,23 @@ class Pair:
     slot: Array  # (B,) int32 place in the global batch: what the example's random draws are folded with
 
 
-# A training batch has a static split: {"synthetic": ..., "real": ...}; a part that a run does not use is absent.
+@struct.dataclass
+class PosedPair:
+    """Two views with known relative pose, and the points of view 1 that a loss asks for."""
+
+    image1: Array  # (B, H, W, 3) float32 RGB in [0, 1]
+    image2: Array  # (B, H, W, 3) float32 RGB in [0, 1]
+    F_1to2: Array  # (B, 3, 3) float32 fundamental matrix in pixels of both images as they are here: x2~' F x1~ = 0; of any scale
+    xy1_px: Array  # (B, N, 2) float32 queries in image 1
+    valid: Array  # (B, N) bool: the query exists
+    xy2_px: Array | None  # (B, N, 2) float32 true positions in image 2, for scores only, never for a loss; None where depth is not known
+    known: Array | None  # (B, N) bool: xy2_px holds the true position of the query; None with xy2_px
+    slot: Array  # (B,) int32 place in the global batch: what the example's random draws are folded with
+
+
+# A training batch has a static split: {"synthetic": ..., "real": ..., "posed": ...}; a part that a run does not use is absent.
 RawBatch = dict[str, Any]  # {"synthetic": (Canvas, slot), "real": (RawPair, slot)}
-Batch = dict[str, Pair]
+Batch = dict[str, Pair | PosedPair]
 Variables = dict[str, Any]  # {"params": ..., "batch_stats": ...}
 
 

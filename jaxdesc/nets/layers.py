@@ -1,6 +1,7 @@
 """Pieces that several networks share. NHWC; parameters are float32, computation runs in `dtype`."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -21,6 +22,11 @@ def fan_in_uniform(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32)
     """
     bound = math.prod(shape[:-1]) ** -0.5
     return jax.random.uniform(key, (math.prod(shape),), dtype, -bound, bound).reshape(shape)
+
+
+def fan_out_normal(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
+    """N(0, 2 / fan out) with fan out = height * width * filters, torchvision's start for ResNets; drawn flat as above."""
+    return jax.random.normal(key, (math.prod(shape),), dtype).reshape(shape) * (2 / (math.prod(shape[:-2]) * shape[-1])) ** 0.5
 
 
 def imagenet_normalise(images: Array) -> Array:
@@ -83,7 +89,7 @@ class BatchNorm(nn.Module):
 
 
 class Conv(nn.Module):
-    """Square convolution with bias, zero padding of kernel // 2 unless `patches`; parameters named and shaped as nn.Conv has them.
+    """Square convolution, zero padding of kernel // 2 unless `patches`; parameters named and shaped as nn.Conv has them.
 
     Filters of one pixel and patches that do not overlap (`patches`: stride = kernel, no padding) are matrix products, which XLA's
     CPU backend differentiates ten times faster than convolutions.
@@ -94,20 +100,24 @@ class Conv(nn.Module):
     patches: bool = False
     dilation: int = 1
     dtype: Any = jnp.float32
+    stride: int = 1
+    bias: bool = True
+    kernel_init: Callable = fan_in_uniform
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        b, h, w, c = x.shape
         k = self.kernel
-        kernel = self.param("kernel", fan_in_uniform, (k, k, c, self.features)).astype(self.dtype)
-        bias = self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
+        kernel = self.param("kernel", self.kernel_init, (k, k, x.shape[-1], self.features)).astype(self.dtype)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype) if self.bias else 0
         x = x.astype(self.dtype)
         if self.patches or k == 1:
+            x = x[:, :: self.stride, :: self.stride]
+            b, h, w, c = x.shape
             x = x.reshape(b, h // k, k, w // k, k, c).transpose(0, 1, 3, 2, 4, 5).reshape(b, h // k, w // k, k * k * c)
             return x @ kernel.reshape(k * k * c, self.features) + bias
         pad = ((k - 1) * self.dilation) // 2
         layout = ("NHWC", "HWIO", "NHWC")
-        return jax.lax.conv_general_dilated(x, kernel, (1, 1), [(pad, pad)] * 2, rhs_dilation=[self.dilation] * 2, dimension_numbers=layout) + bias
+        return jax.lax.conv_general_dilated(x, kernel, (self.stride, self.stride), [(pad, pad)] * 2, rhs_dilation=[self.dilation] * 2, dimension_numbers=layout) + bias
 
 
 class DepthwiseConv(nn.Module):
