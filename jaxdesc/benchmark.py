@@ -1,10 +1,12 @@
-"""python -m jaxdesc.benchmark losses|step|data: time and memory of the hot paths, each beside its floor, measured in the same run."""
+"""python -m jaxdesc.benchmark losses|match|step|data: time and memory of the hot paths, each beside its floor, measured in the same run."""
 
 import argparse
+import ctypes
 import time
 from collections.abc import Callable
 from functools import partial
 from itertools import islice
+from pathlib import Path
 
 from jaxdesc import cli
 
@@ -14,14 +16,16 @@ GIGA = 1e9
 def flags() -> argparse.ArgumentParser:
     parser = cli.parser(
         "benchmark",
-        "Times the losses, the training step or the input pipeline and prints each with its floor and the ratio to it.",
+        "Times the losses, the matching pyramid, the training step or the input pipeline and prints each with its floor and the ratio to it.",
         "python -m jaxdesc.benchmark losses --size 256 --batch 2",
     )
-    parser.add_argument("what", choices=("losses", "step", "data"))
+    parser.add_argument("what", choices=("losses", "match", "step", "data"))
     parser.add_argument("--config", default="configs/pump.py", metavar="FILE.py[:VARIANT]", help="step, data: configuration (default: %(default)s)")
     parser.add_argument("--batch", type=int, default=2, help="losses: pairs (default: %(default)s)")
     parser.add_argument("--size", type=int, default=256, help="losses: side of the descriptor maps (default: %(default)s)")
-    parser.add_argument("--dim", type=int, default=128, help="losses: length of the descriptors (default: %(default)s)")
+    parser.add_argument("--sizes", nargs="+", default=["320x240", "480x360"], metavar="WxH", help="match: of both images (default: 320x240 480x360)")
+    parser.add_argument("--storage", default="float16", choices=("float16", "float32"), help="match: of the pyramid (default: %(default)s)")
+    parser.add_argument("--dim", type=int, default=128, help="losses, match: length of the descriptors (default: %(default)s)")
     parser.add_argument("--repeat", type=int, default=5, help="timed repetitions, of which the median counts (default: %(default)s)")
     return parser
 
@@ -112,6 +116,52 @@ def losses(args: argparse.Namespace) -> None:
             row(f"{name}: {what}" if what == "value" else f"  {what}", run(program, *maps), floor, words, memory)
 
 
+def match(args: argparse.Namespace) -> None:
+    """The matching pyramid at one scale, on random descriptors: beside the bare product of level 0, and beside what is predicted to be needed of memory."""
+    import jax
+    import jax.numpy as jnp
+
+    from jaxdesc.methods.pump.single import MatchOptions, fields, predict_bytes
+    from jaxdesc.nets.layers import l2_normalise
+    from jaxdesc.types import UserError
+
+    options = MatchOptions(storage=args.storage)
+    heading()
+    for size in args.sizes:
+        try:
+            w, h = map(int, size.split("x"))
+        except ValueError as e:
+            raise UserError(f"--sizes {size} is no size: write it as 320x240.") from e
+        desc1, desc2 = (l2_normalise(jax.random.normal(key, (h * w * args.dim,)).reshape(h, w, args.dim)) for key in jax.random.split(jax.random.key(0)))
+        run = jax.jit(lambda a, b, hw=(h, w): fields(a, b, options, hw, hw))
+        program, memory = compiled(run, desc1, desc2)
+        before = resident_bytes()
+        time_s = seconds(program, desc1, desc2, repeat=1)
+        measured = before and resident_bytes(peak=True) - before + desc1.nbytes + desc2.nbytes
+        rows = min(640, h * w // 16)
+        patches, pixels = jnp.ones((rows, args.dim)), jnp.ones((args.dim, h * w))
+        floor_s = seconds(jax.jit(jnp.matmul), patches, pixels, repeat=3) * (h * w / 16) / rows
+        flop = 2 * (h * w) ** 2 / 16 * args.dim
+        row(f"match, 2 x {size} x {args.dim}, {args.storage}", time_s, floor_s, f"{flop / GIGA:.0f} GFLOP of level 0", memory)
+        whole = 1.333 * 2 * (h * w) ** 2 / 16
+        words = f"predicted {predict_bytes((h, w), (h, w), args.dim, options) / 2**20:.0f} MiB"
+        if measured:
+            words += f", the process took {measured / 2**20:.0f} MiB"
+        print(f"  memory with the descriptors: {words}; the whole pyramid in half precision would be {whole / 2**20:.0f} MiB", flush=True)
+
+
+def resident_bytes(peak: bool = False) -> int:
+    """Of this process: now, after all that is free was given back, or at most since that was asked (Linux with glibc; elsewhere 0)."""
+    try:
+        if not peak:
+            ctypes.CDLL(None).malloc_trim(0)
+            Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+        status = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM:" if peak else "VmRSS:"))
+    except (OSError, AttributeError):
+        return 0
+
+
 def step(args: argparse.Namespace) -> None:
     """One update of a configuration on one device: drawing, network, losses, optimiser; the floor is FLOPs over a measured peak."""
     import jax
@@ -190,7 +240,7 @@ def data(args: argparse.Namespace) -> None:
 def main() -> None:
     args = flags().parse_args()
     cli.use_compilation_cache()
-    {"losses": losses, "step": step, "data": data}[args.what](args)
+    {"losses": losses, "match": match, "step": step, "data": data}[args.what](args)
 
 
 if __name__ == "__main__":

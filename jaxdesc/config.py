@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jaxdesc.types import UserError
+from jaxdesc.errors import UserError
 
 
 def option(default: Any, doc: str, *, above=None, at_least=None, at_most=None, choices=None) -> Any:
@@ -26,8 +26,8 @@ def option(default: Any, doc: str, *, above=None, at_least=None, at_most=None, c
 class Source:
     """Where photographs come from; on a command line `kind:path@weight`, several joined by commas."""
 
-    kind: str = option("embedded", "photographs: embedded, photos; pairs: embedded, pairs, sfm120k")
-    path: str = option("", "folder; empty for embedded data")
+    kind: str = option("embedded", "photographs: embedded, photos; pairs: embedded, pairs, sfm120k; posed pairs: embedded, rendered, colmap, megadepth")
+    path: str = option("", "folder; empty for embedded data and for scenes rendered from it")
     weight: float = option(1.0, "share of the draws, relative to the other sources of the list", above=0)
 
     @classmethod
@@ -49,10 +49,15 @@ class DataConfig:
 
     synthetic: tuple[Source, ...] = option((Source(),), "photographs that are paired with a warped copy of themselves")
     real: tuple[Source, ...] = option((Source(),), "pairs of photographs of one place, unlabelled")
+    posed: tuple[Source, ...] = option((Source("rendered", weight=15.0), Source()), "pairs of views with known cameras")
     synthetic_per_batch: int = option(8, "synthetic pairs of a batch, over all devices", at_least=0)
     real_per_batch: int = option(8, "real pairs of a batch, over all devices", at_least=0)
+    posed_per_batch: int = option(0, "posed pairs of a batch, over all devices", at_least=0)
     canvas_px: int = option(1024, "longer side of a photograph on the device; larger ones are shrunk on the host", at_least=32)
     correspondences: int = option(128, "correspondences of a real pair that travel to aim its crops", at_least=4)
+    keypoints: int = option(4500, "keypoints of image 1 of a posed pair that travel as candidates for its queries", at_least=1)
+    pose_noise: tuple[float, float] = option((0.0, 0.0), "errors added to relative poses: rotation within +- degrees, translation within +- percent")
+    curriculum: int = option(0, "batches during which posed pairs of ever larger rotation are let in; 0: all from the start", at_least=0)
     cache: str = option("", "folder of prepared datasets; empty: $JAXDESC_CACHE or ~/.cache/jaxdesc")
     threads: int = option(8, "host threads that decode", at_least=1)
     prefetch: int = option(2, "batches that wait ready", at_least=1)
@@ -75,8 +80,10 @@ class DrawConfig:
     contrast: float = option(0.0, "colour jitter of both images, factor within 1 +- this", at_least=0, at_most=1)
     saturation: float = option(0.0, "colour jitter of both images, factor within 1 +- this", at_least=0, at_most=1)
     hue: float = option(0.0, "colour jitter of both images, turns within +- this", at_least=0, at_most=0.5)
-    swap_probability: float = option(0.5, "images of a pair change places", at_least=0, at_most=1)
+    swap_probability: float = option(0.5, "images of a pair change places; posed pairs come both ways in any case", at_least=0, at_most=1)
     flip_probability: float = option(0.5, "both images are mirrored", at_least=0, at_most=1)
+    posed_hw: tuple[int, int] = option((480, 640), "rows and columns of the views of a posed pair; they are cut to this shape and resized, not rotated or tilted")
+    queries: int = option(500, "points of view 1 that a posed pair asks for, 9 of 10 SIFT keypoints", at_least=1)
 
 
 @dataclass(frozen=True)
@@ -173,9 +180,9 @@ def validate(config: ExperimentConfig) -> ExperimentConfig:
         raise UserError(f"get_config must return an ExperimentConfig, not {type(config).__name__}.")
     _validate_fields(config, "config")
     data, draw, optim, train = config.data, config.draw, config.optim, config.train
-    if data.synthetic_per_batch + data.real_per_batch == 0:
-        raise UserError("config.data.synthetic_per_batch and config.data.real_per_batch are both 0: a batch needs at least one pair.")
-    for half in ("synthetic", "real"):
+    if data.synthetic_per_batch + data.real_per_batch + data.posed_per_batch == 0:
+        raise UserError("config.data.synthetic_per_batch, real_per_batch and posed_per_batch are all 0: a batch needs at least one pair.")
+    for half in ("synthetic", "real", "posed"):
         if getattr(data, f"{half}_per_batch") and not getattr(data, half):
             raise UserError(
                 f"config.data.{half} is empty but config.data.{half}_per_batch = {getattr(data, f'{half}_per_batch')}: name a source or set it to 0."
@@ -186,6 +193,10 @@ def validate(config: ExperimentConfig) -> ExperimentConfig:
             )
     if data.canvas_px % 8:
         raise UserError(f"config.data.canvas_px = {data.canvas_px} is not a multiple of 8, as the halved copies need.")
+    if min(data.pose_noise) < 0:
+        raise UserError(f"config.data.pose_noise = {data.pose_noise} must be at least 0, degrees and percent.")
+    if min(draw.posed_hw) < 32:
+        raise UserError(f"config.draw.posed_hw = {draw.posed_hw} must be at least 32 rows and columns.")
     if draw.min_side_px > draw.max_side_px:
         raise UserError(f"config.draw.min_side_px = {draw.min_side_px} is greater than config.draw.max_side_px = {draw.max_side_px}.")
     if optim.warmup_steps > train.steps:

@@ -5,9 +5,9 @@ from importlib import import_module
 from pathlib import Path
 
 from jaxdesc import cli
-from jaxdesc.types import UserError
+from jaxdesc.errors import UserError
 
-METHODS = ("pump",)
+METHODS = ("pump", "caps")
 
 
 def flags() -> argparse.ArgumentParser:
@@ -34,7 +34,7 @@ def main() -> None:
     table = import_module(f"jaxdesc.methods.{args.method}.weights")
     config, variables = table.from_torch(convert.read_tensors(args.checkpoint))
     weights.save(args.out, args.method, config, variables, notes={"source": Path(args.checkpoint).name, "licence": table.LICENCE})
-    print(f"{args.out}: {args.method}, {config.backbone}, {config.output_dim}-d descriptors")
+    print(f"{args.out}: {args.method}, {config.backbone}, {sum(leaf.size for leaf in weights.flatten(variables['params']).values()):,} parameters")
     print(f"licence: {table.LICENCE}")
 
 

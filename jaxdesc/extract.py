@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxdesc import cli
-from jaxdesc.types import UserError
+from jaxdesc.errors import UserError
 
 FORMATS = ("hloc", "npz", "colmap", "kapture", "imc", "eth")
 

@@ -4,11 +4,12 @@ import argparse
 import dataclasses
 import functools
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from jaxdesc import cli
-from jaxdesc.types import UserError
+from jaxdesc.errors import UserError
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 
@@ -21,10 +22,10 @@ def flags() -> argparse.ArgumentParser:
     )
     parser.add_argument("inputs", nargs="+", metavar="IMAGE", help="two images, or one folder")
     parser.add_argument("--weights", metavar="W", help="weight file, training workdir or method's name (default: pump)")
-    parser.add_argument("--max-scale", type=float, default=4.0, metavar="S", help="change of scale that is searched, 1/S to S (default: 4)")
-    parser.add_argument("--max-rot", type=float, default=0.0, metavar="DEG", help="rotation that is searched, within +-DEG (default: 0; 180 for all)")
+    parser.add_argument("--max-scale", type=float, metavar="S", help="pump: change of scale that is searched, 1/S to S (default: 4)")
+    parser.add_argument("--max-rot", type=float, metavar="DEG", help="pump: rotation that is searched, within +-DEG (default: 0; 180 for all)")
     parser.add_argument("--max-side", type=int, metavar="PX", help="shrink larger images to this before matching; positions stay those of the files")
-    parser.add_argument("--memory", type=float, metavar="GIB", help="that matching may take (default: what is free)")
+    parser.add_argument("--memory", type=float, metavar="GIB", help="pump: that matching may take (default: what is free)")
     parser.add_argument("--out", metavar="FILE", help="two images: .npz with `corres` (x1, y1, x2, y2, score, code); a folder: .h5, as hloc reads it")
     parser.add_argument("--overwrite", action="store_true", help="replace outputs that exist")
     two = parser.add_argument_group("two images")
@@ -61,7 +62,10 @@ def match_pair(predictor, inputs: list[Path], options, max_side: int | None, out
     image1, image2 = (as_rgb(path) for path in inputs)
     pictures = {}
     if "heatmaps" in out:
-        levels = import_module(f"{predictor.module.__name__}.heatmaps").query_maps(predictor.describe(image1), predictor.describe(image2), query)
+        pyramid = f"{predictor.module.__name__}.heatmaps"
+        if find_spec(pyramid) is None:
+            raise UserError(f"--heatmaps shows a pyramid of correlations, which {predictor.name} does not have: leave it out, or use weights of pump.")
+        levels = import_module(pyramid).query_maps(predictor.describe(image1), predictor.describe(image2), query)
         pictures["heatmaps"] = figures.heat_maps(image1, image2, levels)
     matches = predictor.match_with(image1, image2, options, max_side)
     if "dense" in out or "warp" in out:
@@ -123,7 +127,7 @@ def match_folder(
         if not pairs:
             raise UserError(f"{folder} holds one image, {names[0]}: at least two are needed.")
     settings = {"weights": predictor.digest, "max_side": max_side, **dataclasses.asdict(options)}
-    settings.pop("memory_bytes")
+    settings.pop("memory_bytes", None)
     if not overwrite and not out.exists() and features.exists():
         raise UserError(f"{features} exists already: choose another name (--features) or ask for it to be overwritten.")
     claim(out, settings, overwrite)
@@ -171,6 +175,7 @@ def main() -> None:
     args = flags().parse_args()
     inputs = [Path(path) for path in args.inputs]
     options = {"max_scale": args.max_scale, "max_rotation_deg": args.max_rot, "memory_bytes": args.memory and int(args.memory * 2**30)}
+    options = {name: value for name, value in options.items() if value is not None}  # the others are the method's own
     if args.max_side is not None and args.max_side < 32:
         raise UserError(f"--max-side {args.max_side} must be at least 32.")
     if len(inputs) == 1 and inputs[0].is_file():

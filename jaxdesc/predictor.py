@@ -24,7 +24,7 @@ from PIL import Image, ImageOps
 from jaxdesc import config as configs
 from jaxdesc.data.images import fitted_hw, read_rgb, rescale_xy
 from jaxdesc.engine.optim import make_optimizer
-from jaxdesc.engine.step import inference_variables, init_state
+from jaxdesc.engine.step import full_size, inference_variables, init_state
 from jaxdesc.methods import METHODS
 from jaxdesc.methods.pump.refine import densify  # of any method's matches
 from jaxdesc.store import weights as weight_files
@@ -62,7 +62,7 @@ class Predictor:
         self.name, self.config, self.variables, self.source = name, config, jax.device_put(variables), source
         self.module = import_module(f"jaxdesc.methods.{name}")
         self._method = METHODS[name](config)
-        self._describe = jax.jit(self._method.describe)
+        self._describe = jax.jit(lambda variables, images: full_size(self._method.describe(variables, images), images.shape[1:3]))
         self.dim = jax.eval_shape(self._method.describe, self.variables, jnp.zeros((1, BUCKET, BUCKET, 3))).shape[-1]
 
     @functools.cached_property
@@ -83,11 +83,12 @@ class Predictor:
         out = np.empty((*pixels.shape[:2], self.dim), np.float32)
         for window in self._windows(pixels):
             (x0, y0), (x1, y1), (left, top) = window.start_xy, window.stop_xy, window.corner_xy
-            out[y0:y1, x0:x1] = np.asarray(window.descriptors)[y0 - top : y1 - top, x0 - left : x1 - left]
+            descriptors = np.asarray(self._describe(self.variables, window.image[None])[0])
+            out[y0:y1, x0:x1] = descriptors[y0 - top : y1 - top, x0 - left : x1 - left]
         return out
 
     def describe_at(self, image: ImageLike, xy: np.ndarray, scales: np.ndarray | str | None = None) -> np.ndarray:
-        """Descriptors of N keypoints, bilinear at their positions, of unit length. Source: PUMP, supplementary B.
+        """Descriptors of N keypoints, bilinear at their positions, of unit length (CAPS: each half of them). Source: PUMP, supplementary B.
 
         The image is shrunk by powers of 2^(1/4) as far as 30 % of its size (SCALES). A keypoint is described in the level whose SUPPORT_PX / scale is nearest
         to its own diameter, on a logarithmic axis.
@@ -158,24 +159,28 @@ class Predictor:
             here = ((xy >= np.array(window.start_xy) - 0.5) & (xy < np.array(window.stop_xy) - 0.5)).all(1)
             local = np.zeros((-(-max(1, here.sum()) // 1024) * 1024, 2), np.float32)  # few shapes, few programs
             local[: here.sum()] = xy[here] - window.corner_xy
-            out[here] = np.asarray(_bilinear(window.descriptors, local))[: here.sum()]
+            if self._method.describe_at:
+                found = self._method.describe_at(self.variables, window.image, local)
+            else:
+                found = _bilinear(self._describe(self.variables, window.image[None])[0], local)
+            out[here] = np.asarray(found)[: here.sum()]
         return out
 
     def _windows(self, pixels: np.ndarray) -> Iterator["_Window"]:
-        """Parts of the image with their descriptors, the whole of it if it is small enough, filled up to multiples of BUCKET by reflection."""
+        """Parts of the image, the whole of it if it is small enough, filled up to multiples of BUCKET by reflection."""
         ys, xs = (_parts(n) for n in pixels.shape[:2])
         for top, y0, y1 in ys:
             for left, x0, x1 in xs:
                 part = pixels[top : top + TILE, left : left + TILE]
                 part = np.pad(part, [(0, -n % BUCKET) for n in part.shape[:2]] + [(0, 0)], mode="reflect")
-                yield _Window((left, top), (x0, y0), (x1, y1), self._describe(self.variables, _unit(part)[None])[0])
+                yield _Window((left, top), (x0, y0), (x1, y1), _unit(part))
 
 
 class _Window(NamedTuple):
-    corner_xy: tuple[int, int]  # of the descriptors
-    start_xy: tuple[int, int]  # of what is taken from them
+    corner_xy: tuple[int, int]  # of the part
+    start_xy: tuple[int, int]  # of what is taken from it
     stop_xy: tuple[int, int]
-    descriptors: Array  # (H, W, D)
+    image: np.ndarray  # (H, W, 3) float32
 
 
 def _parts(n: int) -> list[tuple[int, int, int]]:

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from jaxdesc import cli
-from jaxdesc.types import UserError
+from jaxdesc.errors import UserError
 
 
 def flags() -> argparse.ArgumentParser:

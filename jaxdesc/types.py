@@ -6,11 +6,9 @@ from typing import Any, NamedTuple
 import jax
 from flax import struct
 
+from jaxdesc.errors import UserError as UserError
+
 Array = jax.Array
-
-
-class UserError(Exception):
-    """A mistake that the user can mend. Its text is one sentence: what is wrong, where, and what to do."""
 
 
 @struct.dataclass
@@ -99,3 +97,4 @@ class Method(NamedTuple):
     loss: Callable[..., tuple[Array, tuple[dict[str, Array], Any]]]  # (variables, batch, key, train) -> per_example (B,), (parts, new model_state)
     describe: Callable[..., Array]  # (variables, images (B, H, W, 3)) -> (B, H', W', D) float32 descriptor maps
     match: Callable[..., Any]  # (variables, images1, images2, ...) -> Correspondences
+    describe_at: Callable[..., Array] | None = None  # (variables, image (H, W, 3), xy_px (N, 2)) -> (N, D); None: bilinear in describe's maps, of unit length

@@ -63,7 +63,7 @@ def test_a_wrong_value_is_named(field, text, words):
 
 
 def test_a_batch_without_pairs_is_refused():
-    with pytest.raises(UserError, match="both 0"):
+    with pytest.raises(UserError, match="all 0"):
         config.load(PUMP, {"data.synthetic_per_batch": "0", "data.real_per_batch": "0"})
 
 

@@ -184,11 +184,8 @@ def test_order_of_names_is_natural_and_names_mean_nothing():
         (lambda t: t.update({"ops.99.gain": np.zeros(2, np.float32)}), r"not used: ops\.99\.gain\."),
         (lambda t: t.pop("ops.11.weight"), r"not the weights of a ConvMixer or of the R2D2 backbone: the convolutions have the shapes"),
         (lambda t: t.clear() or t.update(a=np.zeros(3, np.float32)), r"not the weights of a ConvMixer"),
-        pytest.param(
-            lambda t: t.update({"ops.2.running_var": np.ones(5, np.float32)}),
-            r"ops\.2\.running_var",
-            marks=pytest.mark.xfail(reason="the converter does not compare shapes yet; loading such a file is refused"),
-        ),
+        (lambda t: t.update({"ops.2.running_var": np.ones(5, np.float32)}), r"of another shape: ops\.2\.running_var is \(5,\) instead of \(2,\)"),
+        (lambda t: t.update({"ops.0.bias": np.ones((2, 1), np.float32)}), r"of another shape: ops\.0\.bias is \(2, 1\) instead of \(2,\)"),
     ],
 )
 def test_what_does_not_fit_is_listed_and_nothing_is_written(verb, tmp_path, change, words):

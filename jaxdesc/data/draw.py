@@ -9,24 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdesc.config import DrawConfig
+from jaxdesc.data.jitter import COLOUR, between, colour_jitter, log_between
+from jaxdesc.data.posed_draw import draw_posed
 from jaxdesc.ops import geometry
 from jaxdesc.ops.warp import pixel_grid, warp_homography
 from jaxdesc.types import Array, Batch, Canvas, Pair, RawBatch
 
 GRID = 16  # points a side that stand for the correspondences of a photograph with its own warp
-
-
-YIQ = np.array([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]], np.float32)
-YIQ_INVERSE = np.linalg.inv(YIQ)
-FRAME, TRIAL, COLOUR = 5, 3, 4  # uniform numbers that a frame, a trial of the windows and a change of colours use up
-
-
-def between(u: Array, low: float, high: float) -> Array:
-    return low + (high - low) * u
-
-
-def log_between(u: Array, low: float, high: float) -> Array:
-    return low * (high / low) ** u
+FRAME, TRIAL = 5, 3  # uniform numbers that a frame and a trial of the windows use up
 
 
 def random_frame(u: Array, size_wh: Array, tilt: float, cfg: DrawConfig) -> tuple[Array, Array]:
@@ -87,24 +77,6 @@ def _into_crop(window: Array, crop_px: int) -> Array:
     return geometry.resizing(jnp.stack([scale, scale])) @ geometry.translation(-window[:2])
 
 
-def colour_jitter(u: Array, image: Array, cfg: DrawConfig) -> Array:
-    """Brightness, contrast, saturation and hue change as one affine map of the colours, clipped to [0, 1].
-
-    out = b c R S x + (1 - c) b m: b scales; c moves away from m, the mean luma; S mixes with luma; R turns chroma (I, Q) in the
-    YIQ space. Luma and chroma are those of NTSC.
-
-    Args:
-      u: (COLOUR,) uniform numbers.
-      image: (H, W, 3) in [0, 1].
-    """
-    b, c, s = (between(u[i], 1 - amount, 1 + amount) for i, amount in enumerate((cfg.brightness, cfg.contrast, cfg.saturation)))
-    angle = 2 * jnp.pi * between(u[3], -cfg.hue, cfg.hue)
-    cos, sin = s * jnp.cos(angle), s * jnp.sin(angle)
-    chroma = jnp.eye(3).at[1:, 1:].set(jnp.array([[cos, -sin], [sin, cos]]))
-    A = b * c * (YIQ_INVERSE @ chroma @ YIQ)
-    return jnp.clip(image @ A.T + (1 - c) * b * (image @ YIQ[0]).mean(), 0, 1)
-
-
 def draw_pair(key: Array, canvas1: Canvas, canvas2: Canvas, xy12_px: Array, valid: Array, tilt: float, cfg: DrawConfig) -> tuple[Array, Array, Array]:
     """One training pair.
 
@@ -145,7 +117,7 @@ def draw_pair(key: Array, canvas1: Canvas, canvas2: Canvas, xy12_px: Array, vali
 
 
 def draw_batch(key: Array, raw: RawBatch, cfg: DrawConfig) -> Batch:
-    """The batch that a loss sees, from the photographs that the host delivered: {"synthetic": Pair, "real": Pair}."""
+    """The batch that a loss sees, from the photographs that the host delivered: {"synthetic": Pair, "real": Pair, "posed": PosedPair}."""
 
     def synthetic(key, canvas):
         step = canvas.size_hw[::-1] / GRID
@@ -162,4 +134,6 @@ def draw_batch(key: Array, raw: RawBatch, cfg: DrawConfig) -> Batch:
             keys = jax.vmap(jax.random.fold_in, (None, 0))(key, slot)
             image1, image2, H_1to2 = jax.vmap(draw)(keys, photos)
             batch[half] = Pair(image1=image1, image2=image2, H_1to2=H_1to2 if half == "synthetic" else None, slot=slot)
+    if "posed" in raw:
+        batch["posed"] = draw_posed(key, *raw["posed"], cfg)
     return batch

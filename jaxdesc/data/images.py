@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import ExifTags, Image
 
-from jaxdesc.types import UserError
+from jaxdesc.errors import UserError
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".ppm", ".pgm")
 MIN_SIDE_PX = 32  # a shorter side below this holds nothing to learn from

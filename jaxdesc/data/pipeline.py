@@ -6,6 +6,7 @@ through and are mixed by their weights.
 """
 
 import itertools
+import math
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -13,15 +14,18 @@ from typing import Any, NamedTuple
 import grain
 import jax
 import numpy as np
+from scipy.spatial.transform import Rotation
 
 from jaxdesc.config import DataConfig, Source
-from jaxdesc.data.builders import embedded, pairs, photos, sfm120k
+from jaxdesc.data.builders import colmap, embedded, megadepth, pairs, photos, posed, rendered, sfm120k
+from jaxdesc.data.posed_draw import RawPosedPair
 from jaxdesc.types import Canvas, RawBatch, RawPair, UserError
 
 PHOTOS = {"embedded": embedded.open_photos, "photos": photos.open_photos}
 PAIRS = {"embedded": embedded.open_pairs, "pairs": pairs.open_pairs, "sfm120k": sfm120k.open_pairs}
+POSED = {"embedded": embedded.open_posed, "rendered": rendered.open_posed, "colmap": colmap.open_posed, "megadepth": megadepth.open_posed}
 
-_SYNTHETIC, _REAL = 0, 1  # streams of random numbers
+_SYNTHETIC, _REAL, _POSED, _POSE_NOISE, _CURRICULUM = range(5)  # streams of random numbers
 
 
 class Data(NamedTuple):
@@ -31,39 +35,43 @@ class Data(NamedTuple):
     seed: int
     photo_sets: Sequence[photos.PhotoSet]
     pair_sets: Sequence[pairs.PairSet]
+    posed_sets: Sequence[posed.PosedSet]
     synthetic: Sequence[dict[str, Any]] | None  # endless photographs; None where a batch has no synthetic part
     real: Sequence[tuple] | None  # endless (image1, image2, xy12_px); None where a batch has no real part
+    posed: Sequence[dict[str, Any]] | None  # endless posed pairs, see `_PosedViews`; None where a batch has no posed part
 
     def report(self) -> list[str]:
         """What was read and what was skipped, line by line."""
-        return [line for s in (*self.photo_sets, *self.pair_sets) for line in s.report]
+        return [line for s in (*self.photo_sets, *self.pair_sets, *self.posed_sets) for line in s.report]
 
     def batches(self, start: int, process_index: int = 0, process_count: int = 1) -> Iterator[RawBatch]:
         """Batches start, start + 1, ... without end, decoded ahead by `config.threads` threads.
 
-        Synthetic rows have slots 0..Bs-1 and real rows Bs..Bs+Br-1 of the global batch.
+        The global batch's slots are counted through its parts: synthetic rows come first, then real, then posed ones.
 
         Raises:
           UserError: if a part of the batch cannot be divided among the processes.
         """
-        config = self.config
-        for field in ("synthetic_per_batch", "real_per_batch"):
-            if getattr(config, field) % process_count:
-                raise UserError(f"config.data.{field} = {getattr(config, field)} is not a multiple of the {process_count} processes.")
-        synthetic, real = config.synthetic_per_batch // process_count, config.real_per_batch // process_count
-        rows_per_batch = synthetic + real
+        config, parts, slot = self.config, [], 0
+        for name, read in (("synthetic", self._synthetic_row), ("real", self._real_row), ("posed", self._posed_row)):
+            count = getattr(config, f"{name}_per_batch")
+            if count % process_count:
+                raise UserError(f"config.data.{name}_per_batch = {count} is not a multiple of the {process_count} processes.")
+            share = count // process_count
+            parts.append((name, read, count, slot, range(process_index * share, (process_index + 1) * share)))
+            slot += count
+        order = [(read, count, slot, r) for _, read, count, slot, mine in parts for r in mine]
+        rows_per_batch = len(order)
 
         def row(position: int) -> tuple:
             batch, r = divmod(position, rows_per_batch)
-            if r < synthetic:
-                r += process_index * synthetic
-                return self._synthetic_row(batch * config.synthetic_per_batch + r), np.int32(r)
-            r += process_index * real - synthetic
-            return self._real_row(batch * config.real_per_batch + r), np.int32(config.synthetic_per_batch + r)
+            read, count, slot, r = order[r]
+            return read(batch * count + r), np.int32(slot + r)
 
         def collate(rows: Sequence[tuple]) -> RawBatch:
-            parts = {"synthetic": rows[:synthetic], "real": rows[synthetic:]}
-            return {name: jax.tree.map(lambda *leaves: np.stack(leaves), *part) for name, part in parts.items() if part}
+            rows = iter(rows)
+            halves = {name: list(itertools.islice(rows, len(mine))) for name, _, _, _, mine in parts}
+            return {name: jax.tree.map(lambda *leaves: np.stack(leaves), *half) for name, half in halves.items() if half}
 
         rows = grain.MapDataset.range(start * rows_per_batch, sys.maxsize).map(row)
         ahead = grain.ReadOptions(num_threads=config.threads, prefetch_buffer_size=max(rows_per_batch, 2 * config.threads))
@@ -76,6 +84,14 @@ class Data(NamedTuple):
         order = sorted((i, k) for k, source in enumerate(held_out) for i in range(len(source)))
         canvases = [to_canvas(held_out[k][i]["image"], self.config.canvas_px) for i, k in itertools.islice(itertools.cycle(order), count)]
         return jax.tree.map(lambda *leaves: np.stack(leaves), *canvases)
+
+    def validation_posed(self, count: int) -> RawPosedPair:
+        """`count` held-out posed pairs, the sources taking turns, image 1 first; begun again where there are fewer. Poses are without noise."""
+        held_out = [_PosedViews(s.validation, s, (0.0, 0.0), (0,)) for s in self.posed_sets]
+        order = sorted((i, k) for k, source in enumerate(held_out) for i in range(0, len(source), 2))
+        chosen = [held_out[k][i] for i, k in itertools.islice(itertools.cycle(order), count)]
+        pairs = [self._raw_posed(pair, np.random.default_rng((_POSED, i))) for i, pair in enumerate(chosen)]
+        return jax.tree.map(lambda *leaves: np.stack(leaves), *pairs)
 
     def _synthetic_row(self, index: int) -> Canvas:
         return to_canvas(self.synthetic[index]["image"], self.config.canvas_px)
@@ -91,6 +107,20 @@ class Data(NamedTuple):
         side = self.config.canvas_px
         return RawPair(to_canvas(image1, side), to_canvas(image2, side), padded, np.arange(count) < len(xy12))
 
+    def _posed_row(self, index: int) -> RawPosedPair:
+        return self._raw_posed(self.posed[index], np.random.default_rng((self.seed, _POSED, index)))
+
+    def _raw_posed(self, pair: dict[str, Any], rng: np.random.Generator) -> RawPosedPair:
+        """A random choice of `config.keypoints` of image 1's keypoints, in random order."""
+        count, side = self.config.keypoints, self.config.canvas_px
+        chosen = rng.permutation(len(pair["xy1_px"]))[:count]
+        padded = {name: np.zeros((count, *pair[name].shape[1:]), pair[name].dtype) for name in ("xy1_px", "xy2_px", "known")}
+        for name, values in padded.items():
+            values[: len(chosen)] = pair[name][chosen]
+        canvases = {f"canvas{i}": to_canvas(pair[f"image{i}"], side) for i in (1, 2)}
+        cameras = {name: pair[name] for name in ("K1", "K2", "R_1to2", "t_1to2", "depth_range")}
+        return RawPosedPair(**canvases, **cameras, **padded, valid=np.arange(count) < len(chosen))
+
 
 def open_data(data: DataConfig, seed: int) -> Data:
     """Prepares what is not prepared yet and opens it all.
@@ -100,19 +130,25 @@ def open_data(data: DataConfig, seed: int) -> Data:
     Raises:
       UserError: for an unknown kind of source, and whatever the builders refuse.
     """
-    halves = {"synthetic": (data.synthetic or (Source(),), PHOTOS), "real": (data.real if data.real_per_batch else (), PAIRS)}
+    halves = {
+        "synthetic": (data.synthetic or (Source(),), PHOTOS),
+        "real": (data.real if data.real_per_batch else (), PAIRS),
+        "posed": (data.posed if data.posed_per_batch else (), POSED),
+    }
     for half, (sources, kinds) in halves.items():  # all of them before the first is prepared
         for source in sources:
             if source.kind not in kinds:
                 raise UserError(f"config.data.{half} names a source of kind {source.kind!r}; it may be {', '.join(kinds)}.")
-    photo_sets, pair_sets = ([kinds[s.kind](s.path, data.canvas_px, data.cache) for s in sources] for sources, kinds in halves.values())
+    photo_sets, pair_sets, posed_sets = ([kinds[s.kind](s.path, data.canvas_px, data.cache) for s in sources] for sources, kinds in halves.values())
     return Data(
         config=data,
         seed=seed,
         photo_sets=photo_sets,
         pair_sets=pair_sets,
+        posed_sets=posed_sets,
         synthetic=_mixed([s.train for s in photo_sets], data.synthetic, (seed, _SYNTHETIC)) if data.synthetic_per_batch else None,
         real=_mixed([_ImagePairs(s) for s in pair_sets], data.real, (seed, _REAL)) if data.real_per_batch else None,
+        posed=_posed(posed_sets, data, seed) if data.posed_per_batch else None,
     )
 
 
@@ -136,6 +172,69 @@ class _ImagePairs(Sequence):
     def __getitem__(self, i: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         pair = self._set.pairs[i]
         return self._set.images[pair["index1"]]["image"], self._set.images[pair["index2"]]["image"], pair["xy12_px"]
+
+
+class _PosedViews(Sequence):
+    """Posed pairs with their views looked up, in both directions: 2 i is pair i, 2 i + 1 the same from image 2 to image 1.
+
+    An element has image1, image2, K1, K2, R_1to2, t_1to2 (unit length, with the pair's own noise), depth_range, xy1_px (N, 2), xy2_px (N, 2), known (N,).
+    """
+
+    def __init__(self, pairs: Sequence[dict[str, Any]], views: posed.PosedSet, noise: tuple[float, float], seed: tuple[int, ...]):
+        self._pairs, self._set, self._noise, self._seed = pairs, views, noise, seed
+
+    def __len__(self) -> int:
+        return 2 * len(self._pairs)
+
+    def __getitem__(self, i: int) -> dict[str, Any]:
+        pair, R, t = self._pairs[i // 2], *self._pose(i // 2)
+        first, second = (pair["index1"], pair["index2"])[:: -1 if i % 2 else 1]
+        views = {n: self._set.views[index] for n, index in (("1", first), ("2", second))}
+        indices, places = (pair["known_2to1"], pair["xy_2to1"]) if i % 2 else (pair["known_1to2"], pair["xy_1to2"])
+        xy1 = views["1"]["xy_px"]
+        xy2, known = np.zeros_like(xy1), np.zeros(len(xy1), bool)
+        xy2[indices], known[indices] = places, True
+        return {
+            **{"image1": self._set.images[first]["image"], "image2": self._set.images[second]["image"], "K1": views["1"]["K"], "K2": views["2"]["K"]},
+            **{"R_1to2": R.T if i % 2 else R, "t_1to2": -R.T @ t if i % 2 else t, "depth_range": pair["depth_range"]},
+            **{"xy1_px": xy1, "xy2_px": xy2, "known": known},
+        }
+
+    def _pose(self, i: int) -> tuple[np.ndarray, np.ndarray]:
+        """Pair i's pose with errors that are its own, the same at every visit: a turn about a random axis by an angle uniform within +- noise[0] degrees,
+        and in each component of t an error uniform within +- noise[1] percent of its length. Source: CAPS, supplementary table 2; axis and reading ours."""
+        pair = self._pairs[i]
+        R, t = pair["R_1to2"], pair["t_1to2"]
+        if not any(self._noise):
+            return R, t
+        rng = np.random.default_rng((*self._seed, i))
+        axis = rng.normal(size=3)
+        angle = np.radians(rng.uniform(-self._noise[0], self._noise[0]))
+        turn = Rotation.from_rotvec(angle * axis / np.linalg.norm(axis)).as_matrix()
+        noisy = t + self._noise[1] / 100 * rng.uniform(-1, 1, 3)
+        return (turn @ R).astype(np.float32), (noisy / np.linalg.norm(noisy)).astype(np.float32)
+
+
+def _posed(sets: Sequence[posed.PosedSet], data: DataConfig, seed: int) -> Sequence:
+    """Endless posed pairs. While the curriculum lasts, example j of J comes from the share (j + 1) / J of its source's pairs that turn least [CAPS,
+    supplementary section 7: easy pairs first; how, is ours]; then as every source."""
+    views = [_PosedViews(s.train, s, data.pose_noise, (seed, _POSE_NOISE, k)) for k, s in enumerate(sets)]
+    mixed = _mixed(views, data.posed, (seed, _POSED))
+    length = data.curriculum * data.posed_per_batch
+    if not length:
+        return mixed
+    orders = [np.argsort(s.angles_deg, kind="stable") for s in sets]
+    weights = np.array([source.weight for source in data.posed])
+
+    def example(j: int) -> dict[str, Any]:
+        if j >= length:
+            return mixed[j - length]
+        rng = np.random.default_rng((seed, _CURRICULUM, j))
+        k = rng.choice(len(views), p=weights / weights.sum())
+        rank = rng.integers(math.ceil(len(orders[k]) * (j + 1) / length))
+        return views[k][2 * int(orders[k][rank]) + int(rng.integers(2))]
+
+    return grain.MapDataset.range(sys.maxsize).map(example)
 
 
 def _mixed(examples: Sequence[Sequence], sources: Sequence[Source], seed: tuple[int, int]) -> Sequence:

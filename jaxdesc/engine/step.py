@@ -7,17 +7,24 @@ import jax.numpy as jnp
 import optax
 
 from jaxdesc.engine.optim import averaged
+from jaxdesc.nets.layers import l2_normalise
 from jaxdesc.ops.matching import reciprocal_nearest
 from jaxdesc.ops.metrics import MMA_PX, matching_accuracy
+from jaxdesc.ops.sampling import resize_aligned
 from jaxdesc.types import Array, Batch, Correspondences, Method, Pair, RawBatch, TrainState, Variables
 
 AXIS = "batch"  # the mapped axis that devices reduce over
 
 
 def init_state(method: Method, optimizer: optax.GradientTransformation, batch: Batch, seed: int) -> TrainState:
-    variables = dict(method.init(jax.random.key(seed), batch))
-    params = variables.pop("params")
-    return TrainState(step=jnp.zeros((), jnp.int32), params=params, model_state=variables, opt_state=optimizer.init(params))
+    return new_state(method.init(jax.random.key(seed), batch), optimizer)
+
+
+def new_state(variables: Variables, optimizer: optax.GradientTransformation) -> TrainState:
+    """The state of step 0 with these variables."""
+    model_state = dict(variables)
+    params = model_state.pop("params")
+    return TrainState(step=jnp.zeros((), jnp.int32), params=params, model_state=model_state, opt_state=optimizer.init(params))
 
 
 def inference_variables(state: TrainState) -> Variables:
@@ -69,6 +76,13 @@ def train_step(
     return new, {**metrics, "grad_norm": optax.tree.norm(grads)}
 
 
+def full_size(descriptors: Array, size_hw: tuple[int, int]) -> Array:
+    """Maps (B, H', W', D), corners aligned with the images', at the images' own size (H, W); of unit length if they had to be resized."""
+    if descriptors.shape[1:3] == tuple(size_hw):
+        return descriptors
+    return l2_normalise(resize_aligned(descriptors, size_hw))
+
+
 def validation_step(variables: Variables, pair: Pair, *, method: Method) -> tuple[dict[str, Array], Correspondences]:
     """MMA of descriptors alone (reciprocal nearest neighbours, no pyramid) on pairs with known homographies, one pair at a time.
 
@@ -77,7 +91,7 @@ def validation_step(variables: Variables, pair: Pair, *, method: Method) -> tupl
 
     def one(example):
         image1, image2, H_1to2 = example
-        desc1, desc2 = method.describe(variables, jnp.stack([image1, image2]))
+        desc1, desc2 = full_size(method.describe(variables, jnp.stack([image1, image2])), image1.shape[:2])
         matches = reciprocal_nearest(desc1, desc2)
         return matching_accuracy(matches, H_1to2, desc2.shape[:2]), matches
 

@@ -1,5 +1,5 @@
 """The papers, by name: each entry builds a Method from its Config."""
 
-from jaxdesc.methods import pump
+from jaxdesc.methods import caps, pump
 
-METHODS = {"pump": pump.build}
+METHODS = {"pump": pump.build, "caps": caps.build}

@@ -6,7 +6,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from jaxdesc.nets.layers import BatchNorm, Conv, DepthwiseConv, imagenet_normalise, l2_normalise, pixel_shuffle, upsample2
+from jaxdesc.nets.layers import BatchNorm, Conv, DepthwiseConv, ShuffledConv, imagenet_normalise, l2_normalise, upsample2
 from jaxdesc.types import Array
 
 
@@ -53,6 +53,5 @@ class ConvMixer(nn.Module):
         for i in range(self.depth):
             x = x + stage(x, f"depthwise{i}", DepthwiseConv(self.kernel, dtype=self.dtype, parent=None))
             x = stage(x, f"pointwise{i}", conv(self.hidden, 1))
-        shuffle = self.patch // 2
-        x = conv(self.output_dim * shuffle**2, 1, parent=self, name="head")(x)
-        return l2_normalise(upsample2(pixel_shuffle(x, shuffle)))
+        x = ShuffledConv(self.output_dim, self.patch // 2, dtype=self.dtype, name="head")(x)
+        return l2_normalise(upsample2(x))

@@ -40,16 +40,7 @@ def l2_normalise(x: Array, eps: float = 1e-24) -> Array:
     return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis=-1, keepdims=True), eps))
 
 
-def pixel_shuffle(x: Array, factor: int) -> Array:
-    """(..., H, W, C f f) -> (..., H f, W f, C); channel c f f + dy f + dx goes to row dy, column dx of channel c."""
-    *lead, h, w, channels = x.shape
-    c = channels // factor**2
-    x = x.reshape(*lead, h, w, c, factor, factor)
-    n = len(lead)
-    x = x.transpose(*range(n), n, n + 3, n + 1, n + 4, n + 2)
-    return x.reshape(*lead, h * factor, w * factor, c)
-
-
+@jax.custom_vjp
 def upsample2(x: Array) -> Array:
     """Bilinear upsampling (B, H, W, C) -> (B, 2H, 2W, C) with half-pixel centres, edges repeated.
 
@@ -61,6 +52,16 @@ def upsample2(x: Array) -> Array:
         pairs = jnp.stack([0.75 * x + 0.25 * before, 0.75 * x + 0.25 * after], axis + 1)
         x = pairs.reshape(*x.shape[:axis], 2 * x.shape[axis], *x.shape[axis + 1 :])
     return x
+
+
+def _upsample2_backward(_, gradient: Array) -> tuple[Array]:
+    """The transpose, example by example: a loop, so that XLA computes it once and not anew inside each of its readers."""
+    *_, h, w, c = gradient.shape
+    transpose = jax.linear_transpose(upsample2.fun, jax.ShapeDtypeStruct((1, h // 2, w // 2, c), gradient.dtype))
+    return (jax.lax.map(lambda example: transpose(example[None])[0][0], gradient),)
+
+
+upsample2.defvjp(lambda x: (upsample2(x), None), _upsample2_backward)
 
 
 class BatchNorm(nn.Module):
@@ -116,8 +117,28 @@ class Conv(nn.Module):
             x = x.reshape(b, h // k, k, w // k, k, c).transpose(0, 1, 3, 2, 4, 5).reshape(b, h // k, w // k, k * k * c)
             return x @ kernel.reshape(k * k * c, self.features) + bias
         pad = ((k - 1) * self.dilation) // 2
-        layout = ("NHWC", "HWIO", "NHWC")
-        return jax.lax.conv_general_dilated(x, kernel, (self.stride, self.stride), [(pad, pad)] * 2, rhs_dilation=[self.dilation] * 2, dimension_numbers=layout) + bias
+        strides, dilations, layout = [self.stride] * 2, [self.dilation] * 2, ("NHWC", "HWIO", "NHWC")
+        return jax.lax.conv_general_dilated(x, kernel, strides, [(pad, pad)] * 2, rhs_dilation=dilations, dimension_numbers=layout) + bias
+
+
+class ShuffledConv(nn.Module):
+    """A 1x1 convolution with bias and the pixel shuffle (..., H, W, C f f) -> (..., H f, W f, C) that follows it.
+
+    Channel c f f + dy f + dx goes to row dy, column dx of channel c. The filters are sorted beforehand, so that whole descriptors change places, not channels.
+    """
+
+    features: int
+    factor: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        (b, h, w, channels), f, c = x.shape, self.factor, self.features
+        kernel = self.param("kernel", fan_in_uniform, (1, 1, channels, c * f * f)).astype(self.dtype)
+        bias = self.param("bias", nn.initializers.zeros, (c * f * f,)).astype(self.dtype)
+        kernel, bias = (p.reshape(-1, c, f * f).swapaxes(1, 2).reshape(-1, f * f * c) for p in (kernel, bias))
+        y = (x.astype(self.dtype) @ kernel + bias).reshape(b, h, w, f, f, c)
+        return y.transpose(0, 1, 3, 2, 4, 5).reshape(b, h * f, w * f, c)
 
 
 class DepthwiseConv(nn.Module):

@@ -49,6 +49,32 @@ def reciprocal_nearest(desc1: Array, desc2: Array, strip: int = 128) -> Correspo
     return Correspondences(xy1_px=xy1, xy2_px=xy2, score=score, code=jnp.zeros(patches, jnp.int32), valid=mutual)
 
 
+def nearest(desc1: Array, desc2: Array, exists1: Array, exists2: Array, strip: int = 1024) -> tuple[Array, Array, Array]:
+    """Nearest neighbours by dot product among all of P and Q descriptors, in strips, so that memory stays at strip * Q.
+
+    Args:
+      desc1: (P, D). desc2: (Q, D). exists1: (P,), exists2: (Q,) bool; rows that do not exist are nobody's neighbour.
+    Returns:
+      (P,) int32 index of the neighbour in desc2, (P,) score, (P,) bool: both exist and the neighbour's own neighbour is the row, the first of equals.
+    """
+    count, d = desc1.shape
+    strips = jnp.pad(desc1, ((0, -count % strip), (0, 0))).reshape(-1, strip, d)
+    there = jnp.pad(exists1, (0, -count % strip)).reshape(-1, strip)
+
+    def one(best, inputs):
+        at, rows, here = inputs
+        scores = jnp.einsum("pd,qd->pq", rows, desc2, preferred_element_type=jnp.float32)
+        scores = jnp.where(here[:, None] & exists2, scores, -jnp.inf)
+        found, row = scores.max(0), scores.argmax(0)
+        best = jnp.where(found > best[0], found, best[0]), jnp.where(found > best[0], at * strip + row, best[1])
+        return best, (scores.argmax(1), scores.max(1))
+
+    start = (jnp.full(len(desc2), -jnp.inf), jnp.full(len(desc2), -1))
+    (_, back), (index, score) = jax.lax.scan(one, start, (jnp.arange(len(strips)), strips, there))
+    index, score = index.reshape(-1)[:count].astype(jnp.int32), score.reshape(-1)[:count]
+    return index, score, exists1 & exists2[index] & (back[index] == jnp.arange(count))
+
+
 def encode_pose(scale, rotation_deg):
     """code = 8 rint(2 log2 scale) + rint(((-rotation) mod 360) / 45) mod 8, NumPy int64; PUMP's way to write how image 2 shows what image 1 shows."""
     return (8 * np.rint(2 * np.log2(scale)) + np.rint((-np.asarray(rotation_deg) % 360) / 45) % 8).astype(np.int64)

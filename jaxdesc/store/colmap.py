@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from jaxdesc.errors import UserError
 from jaxdesc.store.files import atomic, refuse_existing
-from jaxdesc.types import UserError
 
 if TYPE_CHECKING:
     import pycolmap as pycolmap_types

@@ -8,7 +8,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from jaxdesc.types import UserError
+from jaxdesc.errors import UserError
 
 NESTS = ("state_dict", "model_state_dict", "model", "net", "weights")  # where checkpoints keep the network's tensors
 

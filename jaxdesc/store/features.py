@@ -12,9 +12,9 @@ from pathlib import Path, PurePosixPath
 import h5py
 import numpy as np
 
+from jaxdesc.errors import UserError
 from jaxdesc.store.files import atomic
 from jaxdesc.store.hdf5 import append_hdf5, open_hdf5
-from jaxdesc.types import UserError
 
 IMC_KEYPOINTS = 8000  # per image, the challenge's category without a lower limit
 

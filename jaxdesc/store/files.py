@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from jaxdesc.types import UserError
+from jaxdesc.errors import UserError
 
 
 @contextmanager

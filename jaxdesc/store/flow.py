@@ -12,8 +12,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from jaxdesc.errors import UserError
 from jaxdesc.store.files import atomic
-from jaxdesc.types import UserError
 
 FLO_MAGIC = 202021.25  # the bytes "PIEH"
 FLO_UNKNOWN = 1e9  # Middlebury: a component above this is unknown

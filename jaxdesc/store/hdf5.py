@@ -12,8 +12,8 @@ from pathlib import Path
 
 import h5py
 
+from jaxdesc.errors import UserError
 from jaxdesc.store.files import atomic, told
-from jaxdesc.types import UserError
 
 LOCK_WAIT_S = 20.0
 PAGE = 4096  # bytes

@@ -12,9 +12,9 @@ import h5py
 import numpy as np
 from scipy.spatial import KDTree
 
+from jaxdesc.errors import UserError
 from jaxdesc.store.files import atomic
 from jaxdesc.store.hdf5 import append_hdf5, open_hdf5
-from jaxdesc.types import UserError
 
 Pair = tuple[str, str]
 HALF_MAX = float(np.finfo(np.float16).max)

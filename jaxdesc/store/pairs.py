@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from jaxdesc.types import UserError
+from jaxdesc.errors import UserError
 
 Pair = tuple[str, str]
 

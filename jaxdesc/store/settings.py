@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from jaxdesc.errors import UserError
 from jaxdesc.store.files import atomic, refuse_existing
-from jaxdesc.types import UserError
 
 
 def claim(path: Path | str, settings: dict[str, Any], overwrite: bool = False) -> bool:

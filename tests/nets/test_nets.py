@@ -5,7 +5,7 @@ import pytest
 
 from jaxdesc.nets.conv_mixer import ConvMixer
 from jaxdesc.nets.l2net import QuadL2Net
-from jaxdesc.nets.layers import BatchNorm, l2_normalise, pixel_shuffle, upsample2
+from jaxdesc.nets.layers import BatchNorm, ShuffledConv, l2_normalise, upsample2
 
 SMALL = ConvMixer(output_dim=6, hidden=8, depth=2, kernel=3)
 
@@ -93,13 +93,15 @@ def test_batch_norm_is_torchs():
     np.testing.assert_allclose(new["batch_stats"]["norm"]["var"], 0.9 + 0.1 * var, rtol=1e-4)
 
 
-def test_pixel_shuffle_layout():
-    x = np.arange(2 * 3 * 12).reshape(1, 2, 3, 12)
-    out = np.asarray(pixel_shuffle(jnp.array(x), 2))
+def test_shuffled_convolution_layout():
+    x = np.arange(2 * 3 * 12, dtype=np.float32).reshape(1, 2, 3, 12)
+    params = {"kernel": jnp.eye(12).reshape(1, 1, 12, 12), "bias": 100.0 * jnp.arange(12)}
+    out = np.asarray(ShuffledConv(3, 2).apply({"params": params}, jnp.array(x)))
     for c in range(3):
         for dy in (0, 1):
             for dx in (0, 1):
-                np.testing.assert_array_equal(out[0, dy::2, dx::2, c], x[0, :, :, c * 4 + dy * 2 + dx])
+                channel = c * 4 + dy * 2 + dx
+                np.testing.assert_array_equal(out[0, dy::2, dx::2, c], x[0, :, :, channel] + 100 * channel)
 
 
 def test_upsampling_has_half_pixel_centres():
@@ -107,6 +109,9 @@ def test_upsampling_has_half_pixel_centres():
     np.testing.assert_allclose(upsample2(x)[0, 0, :, 0], [0, 0.25, 0.75, 2, 4, 5], atol=1e-6)
     y = jax.random.normal(jax.random.key(0), (2, 5, 3, 2))
     np.testing.assert_allclose(upsample2(y), jax.image.resize(y, (2, 10, 6, 2), "linear"), atol=1e-5)
+    weight = jax.random.normal(jax.random.key(1), (2, 10, 6, 2))
+    ours, theirs = (jax.grad(lambda y, up=up: (weight * up(y)).sum())(y) for up in (upsample2, lambda y: jax.image.resize(y, (2, 10, 6, 2), "linear")))
+    np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
 
 def test_zero_vectors_normalise_to_zero_with_finite_gradient():

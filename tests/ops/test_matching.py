@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdesc.ops.matching import CELL, reciprocal_nearest
+from jaxdesc.ops.matching import CELL, nearest, reciprocal_nearest
 from jaxdesc.ops.metrics import matching_accuracy
 from jaxdesc.types import Correspondences
 
@@ -62,3 +62,22 @@ def test_a_pair_without_matches_scores_zero_and_one_without_overlap_does_not_cou
     assert float(share.max()) == 0 and weight == 1
     _, weight, _ = matching_accuracy(found, jnp.array([[1.0, 0, 99], [0, 1, 0], [0, 0, 1]]), (5, 5))
     assert weight == 0
+
+
+def test_mutual_nearest_neighbours_in_strips():
+    """Rows that do not exist are nobody's neighbour; of equal scores the first counts; strips do not show."""
+    rng = np.random.default_rng(4)
+    desc1, desc2 = rng.normal(size=(23, 5)).astype(np.float32), rng.normal(size=(17, 5)).astype(np.float32)
+    desc1[9] = desc1[2]
+    exists1, exists2 = rng.uniform(size=23) < 0.8, rng.uniform(size=17) < 0.8
+    exists1[[2, 9]] = True
+    scores = np.where(exists2, desc1 @ desc2.T, -np.inf)
+    best = scores.argmax(1)
+    back = np.where(exists1[:, None], scores, -np.inf).argmax(0)
+    mutual = exists1 & (back[best] == np.arange(23))
+    assert 0 < mutual.sum() < exists1.sum() and not mutual[9]
+    for strip in (4, 1024):
+        index, score, chosen = jax.jit(nearest, static_argnames="strip")(desc1, desc2, exists1, exists2, strip=strip)
+        np.testing.assert_array_equal(index[exists1], best[exists1])
+        np.testing.assert_allclose(score[exists1], scores.max(1)[exists1], rtol=1e-5)
+        np.testing.assert_array_equal(chosen, mutual)

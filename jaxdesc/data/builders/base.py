@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from jaxdesc.config import cache_folder
 from jaxdesc.data.images import UnreadableImage, encode_for_dataset
-from jaxdesc.types import UserError
+from jaxdesc.errors import UserError
 
 VERSION = "1.0.0"  # of what is stored and how; part of every digest
 MAX_UNREADABLE = 0.05  # share of a folder's images above which something is wrong with the folder

@@ -21,7 +21,7 @@ import tensorflow_datasets as tfds
 from jaxdesc.data import align
 from jaxdesc.data.builders import base
 from jaxdesc.data.images import fitted_hw, rescale_xy
-from jaxdesc.types import UserError
+from jaxdesc.errors import UserError
 
 FEATURES_KEPT = 2000  # images whose SIFT features stay in memory (0.2 MB each)
 

@@ -6,7 +6,7 @@ In its public release an image lies at `ims/56/34/12/<...123456>`, by the last c
 from pathlib import Path
 
 from jaxdesc.data.builders import pairs
-from jaxdesc.types import UserError
+from jaxdesc.errors import UserError
 
 
 def open_pairs(path: str, max_side_px: int, cache: str) -> pairs.PairSet:

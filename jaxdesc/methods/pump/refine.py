@@ -8,8 +8,8 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import KDTree, QhullError
 
+from jaxdesc.errors import UserError
 from jaxdesc.ops.matching import decode_pose
-from jaxdesc.types import UserError
 
 RADIUS = 8.0  # pixels
 

@@ -6,9 +6,13 @@ not looked at, only their order, the roles of the tensors (weight, bias, running
 
 import re
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import flatten_dict
 
-from jaxdesc.methods.pump import Config
+from jaxdesc.methods.pump import Config, network
+from jaxdesc.nets.torch_names import refuse
 from jaxdesc.types import UserError, Variables
 
 LICENCE = "the weights released with PUMP and R2D2 are CC BY-NC-SA 4.0 (non-commercial use only), and so is what is converted from them"
@@ -66,13 +70,15 @@ def from_torch(tensors: dict[str, np.ndarray]) -> tuple[Config, Variables]:
     Convolutions (O, I, h, w) become (h, w, I, O); normalisations give scale, bias and running statistics.
 
     Raises:
-      UserError: listing every tensor that is missing or not used.
+      UserError: listing every tensor that is missing, not used or of another shape.
     """
     cfg = infer_config(tensors)
     affine = cfg.backbone == "convmixer"
+    net = network.build(cfg)
+    shapes = flatten_dict(jax.eval_shape(lambda: net.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=False)), sep="/")
     params: dict = {}
     statistics: dict = {}
-    modules, missing, unused = _modules(tensors), [], []
+    modules, missing, unused, misshapen = _modules(tensors), [], [], []
     layout = _layout(cfg)
     for (ours, is_norm), (theirs, roles) in zip(layout, modules, strict=False):
         if is_norm:
@@ -86,10 +92,11 @@ def from_torch(tensors: dict[str, np.ndarray]) -> tuple[Config, Variables]:
         for role, name in wanted.items():
             if role in roles:
                 value = roles[role].transpose(2, 3, 1, 0) if name == "kernel" and roles[role].ndim == 4 else roles[role]
-                _put(statistics if name in ("mean", "var") else params, f"{ours}/{name}", value)
+                tree, collection = (statistics, "batch_stats") if name in ("mean", "var") else (params, "params")
+                _put(tree, f"{ours}/{name}", value)
+                if value.shape != (shape := shapes[f"{collection}/{ours}/{name}"].shape):
+                    misshapen.append(f"{theirs}.{role} is {value.shape} instead of {shape}, as we lay it out")
     missing += [f"{ours} (ours)" for ours, _ in layout[len(modules) :]]
     unused += [f"{theirs}.{role}" for theirs, roles in modules[len(layout) :] for role in roles]
-    if missing or unused:
-        told = "; ".join(f"{word}: {', '.join(names)}" for word, names in (("missing", missing), ("not used", unused)) if names)
-        raise UserError(f"The checkpoint does not fit a {cfg.backbone} of depth {cfg.depth}: {told}.")
+    refuse(f"a {cfg.backbone} of depth {cfg.depth}", missing, unused, misshapen)
     return cfg, {"params": params, "batch_stats": statistics}

@@ -1,0 +1,310 @@
+"""Pairs of views with known cameras: which pairs of a scene teach something, and the datasets that they are stored in.
+
+Sources deliver scenes (`Scene`); here each is cut to the pairs that CAPS trains on and stored as three aligned datasets: photographs, views (calibration
+and keypoints of each photograph) and pairs (relative pose, and the matches that are known). Known matches never reach a loss: they score PCK.
+
+Source: CAPS, section 4 and supplementary section 7 (pairs rotated by more than 80 degrees are dropped, at most 5,000 pairs of a scene).
+"""
+
+import functools
+import hashlib
+import os
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import tensorflow_datasets as tfds
+
+from jaxdesc.data.builders import base
+from jaxdesc.data.cameras import Camera
+from jaxdesc.data.images import fitted_hw, rescale_xy
+from jaxdesc.data.keypoints import sift
+from jaxdesc.data.posed_draw import seen_within
+from jaxdesc.errors import UserError
+
+MAX_ROTATION_DEG = 80.0
+MAX_PAIRS = 5000  # of a scene
+NEAREST = 1e-3  # depths that queries are pruned by begin at this part of the largest distance of two cameras
+SAME_PLACE = 1e-6  # of the greatest depth: cameras nearer to each other have no epipolar geometry
+MAX_KEYPOINTS = 4500  # SIFT's strongest of an image
+COMMON_VIEW, GRID = 0.1, 12  # share of GRID x GRID points of image 1 that may be seen in image 2; asked only where no list and no points name the pairs
+VALIDATION_SHARE, MAX_VALIDATION = 0.05, 32
+
+Pair = tuple[str, str]
+Match = Callable[[str, str], tuple[np.ndarray, np.ndarray]]
+
+
+class Scene(NamedTuple):
+    """Views in one system of coordinates, of any scale."""
+
+    files: Mapping[str, Path]  # name -> image file, of every camera that has one
+    cameras: Mapping[str, Camera]
+    pairs: Sequence[Pair]
+    max_depth: float  # greatest depth that anything is known to have; 0 where none is
+    match: Match  # names 1, 2 -> indices into xy_px of camera 1 (M,) and the true positions in image 2 (M, 2), camera pixels
+    detect: bool  # whether SIFT's keypoints of the stored images join those of the cameras
+    guess: bool  # whether the pairs were only guessed, so that what they see in common is worth a look
+    dropped: Mapping[str, int]  # why -> pairs that the source had refused already
+
+
+class PosedSet(NamedTuple):
+    """What is read in training. A pair of `train` or `validation` has index1, index2 (int, into `images` and `views`), R_1to2 (3, 3), t_1to2 (3,) unit
+    length, depth_range (2,) in units of that length, angle_deg, known_1to2 (M,) int and xy_1to2 (M, 2), which of view 1's keypoints have known positions in
+    image 2, and known_2to1, xy_2to1. A view has K (3, 3) and xy_px (N, 2). All in pixels of the stored images."""
+
+    train: Sequence[dict[str, Any]]
+    validation: Sequence[dict[str, Any]]  # held out; the photographs may be those of other pairs
+    views: Sequence[dict[str, Any]]
+    images: Sequence[dict[str, Any]]  # as in PhotoSet
+    angles_deg: np.ndarray  # of `train`
+    report: list[str]
+
+
+class Chosen(NamedTuple):
+    scene: Scene
+    pairs: list[Pair]
+    dropped: Counter
+
+    def names(self) -> list[str]:
+        """The photographs of the pairs, each once."""
+        return list(dict.fromkeys(name for pair in self.pairs for name in pair))
+
+
+class Scenes(Sequence):
+    """Scenes with their pairs chosen, read when they are asked for; the last few stay in memory, for a large collection's models would not fit."""
+
+    KEPT = 64
+
+    def __init__(self, readers: Sequence[Callable[[], Scene]]):
+        self._count, self._lock = len(readers), threading.Lock()
+        self._read = functools.lru_cache(self.KEPT)(lambda i: choose(readers[i]()))
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, i: int) -> Chosen:
+        if not 0 <= i < self._count:
+            raise IndexError(i)
+        with self._lock:  # threads that ask for one scene must not read it twice
+            return self._read(i)
+
+
+def no_match(name1: str, name2: str) -> tuple[np.ndarray, np.ndarray]:
+    """Nothing is known of where the points of a view lie in another."""
+    return np.zeros(0, np.int64), np.zeros((0, 2))
+
+
+def relative_pose(camera1: Camera, camera2: Camera) -> tuple[np.ndarray, np.ndarray]:
+    """R (3, 3) and t (3,) with x_cam2 = R x_cam1 + t, float64."""
+    R = camera2.R @ camera1.R.T
+    return R, camera2.t - R @ camera1.t
+
+
+def angle_deg(R: np.ndarray) -> float:
+    """Angle of a rotation, 0 to 180 degrees: the sine from the antisymmetric part and the cosine from the trace, exact at both ends."""
+    sine = np.linalg.norm([R[2, 1] - R[1, 2], R[0, 2] - R[2, 0], R[1, 0] - R[0, 1]]) / 2
+    return float(np.degrees(np.arctan2(sine, (np.trace(R) - 1) / 2)))
+
+
+def spread(cameras: Iterable[Camera]) -> float:
+    """The largest distance of two cameras' centres."""
+    centres = np.array([-camera.R.T @ camera.t for camera in cameras])
+    return float(max(np.linalg.norm(centres - centre, axis=1).max() for centre in centres))
+
+
+def depth_range(scene: Scene) -> np.ndarray:
+    """[d_min, d_max] that queries are pruned by: 1e-3 and 1 times the largest distance of two cameras [CAPS, supplementary section 7], but no less than the
+    greatest known depth, for a walk with a camera sees further than it goes."""
+    largest = spread(scene.cameras.values())
+    return np.array([NEAREST * largest, max(largest, scene.max_depth)])
+
+
+_seen_within = jax.jit(seen_within)
+
+
+def choose(scene: Scene) -> Chosen:
+    """The pairs of a scene that are stored, in its order, and why the others are not."""
+    dropped, kept = Counter(scene.dropped), []
+    depths = depth_range(scene)
+    for pair in scene.pairs:
+        camera1, camera2 = (scene.cameras[name] for name in pair)
+        R, t = relative_pose(camera1, camera2)
+        if angle_deg(R) > MAX_ROTATION_DEG:
+            dropped[f"turned by more than {MAX_ROTATION_DEG:g} degrees"] += 1
+        elif np.linalg.norm(t) <= SAME_PLACE * depths[1]:
+            dropped["taken from one place"] += 1
+        elif scene.guess and _common_view(camera1, camera2, R, t, depths) < COMMON_VIEW:
+            dropped[f"without a common view at depths up to {depths[1]:.3g}"] += 1
+        else:
+            kept.append(pair)
+    if len(kept) > MAX_PAIRS:
+        dropped[f"beyond {MAX_PAIRS} of a scene"] += len(kept) - MAX_PAIRS
+        kept = [kept[i] for i in np.sort(np.random.default_rng(0).choice(len(kept), MAX_PAIRS, replace=False))]
+    return Chosen(scene, kept, dropped)
+
+
+def _common_view(camera1: Camera, camera2: Camera, R: np.ndarray, t: np.ndarray, depths: np.ndarray) -> float:
+    """Share of a grid of image 1 whose line of sight passes through image 2 at some of the depths."""
+    length = np.linalg.norm(t)
+    grid = np.stack(np.meshgrid(*((np.arange(GRID) + 0.5) / GRID * side - 0.5 for side in (camera1.width, camera1.height))), -1).reshape(-1, 2)
+    size = np.array([camera2.width, camera2.height])
+    arguments = (grid, camera1.K, camera2.K, R, t / length, depths / length, size)
+    return float(_seen_within(*(np.asarray(a, np.float32) for a in arguments)).mean())
+
+
+class ViewImages(base.PhotoBuilder):
+    """The photographs of the chosen pairs, each once; split `images`. `scenes` are only read to prepare them."""
+
+    def __init__(self, *, scenes: Scenes, **kwargs: Any):
+        self.scenes = scenes
+        super().__init__(files={}, **kwargs)
+
+    def _split_generators(self, dl_manager):
+        del dl_manager
+        dropped, pairs = Counter(), 0
+        for chosen in base.progress(self.scenes, len(self.scenes), f"scenes of {self.label}"):
+            self.files |= {name: chosen.scene.files[name] for name in chosen.names()}
+            dropped, pairs = dropped + chosen.dropped, pairs + len(chosen.pairs)
+        if not pairs:
+            raise UserError(f"None of the {dropped.total()} pairs of {self.label} can be used: {counts(dropped) or 'there is none'}.")
+        return {"images": self._generate_examples(list(self.files))}
+
+
+class Views(base.LocalBuilder):
+    """Calibration and keypoints of each photograph of ViewImages, in its order; split `views`."""
+
+    def __init__(self, *, scenes: Scenes, images: ViewImages, **kwargs: Any):
+        self.scenes, self.images = scenes, images
+        super().__init__(**kwargs)
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        features = {"K": tfds.features.Tensor(shape=(3, 3), dtype=np.float32), "xy_px": tfds.features.Tensor(shape=(None, 2), dtype=np.float32)}
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features), disable_shuffling=True)
+
+    def _split_generators(self, dl_manager):
+        del dl_manager
+        return {"views": self._generate_examples()}
+
+    def _generate_examples(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Raises UserError for a camera that is not of its image's shape."""
+        stored = self.images.as_data_source("images")
+        index = {name: i for i, (name, _) in enumerate(_names(self.images))}
+
+        def view(item):
+            number, name = item
+            scene = self.scenes[number].scene
+            camera = scene.cameras[name]
+            photo = stored[index[name]]
+            stored_hw, camera_hw = photo["image"].shape[:2], (camera.height, camera.width)
+            height, width = photo["original_hw"]
+            if abs(width * camera.height - height * camera.width) > max(width, height, *camera_hw):  # more than a pixel's rounding
+                raise UserError(
+                    f"{scene.files[name]} is {width}x{height} px, but its camera {camera.width}x{camera.height} px: "
+                    "the images must be those that were calibrated, without EXIF orientation."
+                )
+            xy = rescale_xy(camera.xy_px, camera_hw, stored_hw)
+            if scene.detect:
+                xy = np.concatenate([xy, sift(photo["image"], MAX_KEYPOINTS).xy_px])
+            return {"K": resized(camera.K, camera_hw, stored_hw).astype(np.float32), "xy_px": xy.astype(np.float32)}
+
+        items = [(number, name) for number, chosen in enumerate(self.scenes) for name in chosen.names() if name in index]  # in the images' order
+        yield from enumerate(base.progress(base.in_threads(view, items), len(items), f"keypoints of {self.label}"))
+
+
+class PosedPairs(base.LocalBuilder):
+    """Relative poses and known matches, see PosedSet; splits `validation` and `train`. Metadata: dropped, {why: count}; angles_deg, those of `train`."""
+
+    def __init__(self, *, scenes: Scenes, images: ViewImages, **kwargs: Any):
+        self.scenes, self.images = scenes, images
+        super().__init__(**kwargs)
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        numbers = functools.partial(tfds.features.Tensor, dtype=np.float32)
+        indices = tfds.features.Tensor(shape=(None,), dtype=np.int32)
+        features = {
+            **{"index1": np.int32, "index2": np.int32, "R_1to2": numbers(shape=(3, 3)), "t_1to2": numbers(shape=(3,)), "depth_range": numbers(shape=(2,))},
+            **{"angle_deg": np.float32, "known_1to2": indices, "known_2to1": indices, "xy_1to2": numbers(shape=(None, 2)), "xy_2to1": numbers(shape=(None, 2))},
+        }
+        metadata = tfds.core.MetadataDict(dropped={}, angles_deg=[])
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features), metadata=metadata, disable_shuffling=True)
+
+    def _split_generators(self, dl_manager):
+        """Held out are the pairs whose names have the least hashes: 5 %, at least 1, at most 32; a single pair serves for both."""
+        del dl_manager
+        index = {name: (i, hw) for i, (name, hw) in enumerate(_names(self.images))}
+        dropped, kept = Counter(), []
+        for number, chosen in enumerate(self.scenes):
+            stored = [pair for pair in chosen.pairs if all(name in index for name in pair)]
+            kept += [(number, pair) for pair in stored]
+            dropped += chosen.dropped + Counter({"with a skipped image": len(chosen.pairs) - len(stored)})
+        if not kept:
+            raise UserError(f"None of the {dropped.total()} pairs of {self.label} can be used: {counts(dropped)}.")
+        self.info.metadata["dropped"] = dict(dropped)
+        least = sorted(range(len(kept)), key=lambda i: hashlib.sha256(os.fsencode("\0".join(kept[i][1]))).digest())
+        held_out = set(least[: min(max(1, round(VALIDATION_SHARE * len(kept))), MAX_VALIDATION)])
+        validation = [kept[i] for i in sorted(held_out)]
+        train = [kept[i] for i in range(len(kept)) if i not in held_out] or validation
+        return {"validation": self._generate_examples(validation, index), "train": self._generate_examples(train, index, tell=True)}
+
+    def _generate_examples(self, pairs, index, tell: bool = False) -> Iterator[tuple[int, dict[str, Any]]]:
+        angles = []
+        for i, (number, (name1, name2)) in enumerate(pairs):
+            scene = self.scenes[number].scene
+            camera1, camera2 = scene.cameras[name1], scene.cameras[name2]
+            R, t = relative_pose(camera1, camera2)
+            length = np.linalg.norm(t)
+            known_1to2, xy_1to2 = scene.match(name1, name2)
+            known_2to1, xy_2to1 = scene.match(name2, name1)
+            angles.append(angle_deg(R))
+            yield (
+                i,
+                {
+                    **{"index1": index[name1][0], "index2": index[name2][0], "angle_deg": angles[-1]},
+                    **{"R_1to2": R.astype(np.float32), "t_1to2": (t / length).astype(np.float32)},
+                    "depth_range": (depth_range(scene) / length).astype(np.float32),
+                    **{"known_1to2": known_1to2.astype(np.int32), "known_2to1": known_2to1.astype(np.int32)},
+                    "xy_1to2": rescale_xy(xy_1to2, (camera2.height, camera2.width), index[name2][1]).astype(np.float32),
+                    "xy_2to1": rescale_xy(xy_2to1, (camera1.height, camera1.width), index[name1][1]).astype(np.float32),
+                },
+            )
+        if tell:
+            self.info.metadata["angles_deg"] = angles
+
+
+def resized(K: np.ndarray, from_hw: Sequence[int], to_hw: Sequence[int]) -> np.ndarray:
+    """Calibration of an image of size `from_hw` resized to `to_hw`: x' = (x + .5) s - .5."""
+    sx, sy = to_hw[1] / from_hw[1], to_hw[0] / from_hw[0]
+    return np.array([[sx, 0, 0.5 * sx - 0.5], [0, sy, 0.5 * sy - 0.5], [0, 0, 1]]) @ K
+
+
+def _names(images: ViewImages) -> list[tuple[str, tuple[int, int]]]:
+    """Name and stored (H, W) of each photograph, in order."""
+    stored = images.as_data_source("images", decoders={"image": tfds.decode.SkipDecoding()})
+    return [(os.fsdecode(example["name"]), fitted_hw(example["original_hw"], images.max_side_px)) for example in stored]
+
+
+def prepare(label: str, scenes: Sequence[Callable[[], Scene]], files: Mapping[str, Path], where: str, max_side_px: int, cache: str, *options: Any) -> PosedSet:
+    """The datasets of scenes, each read when it is needed; see `base.prepared` for errors.
+
+    Args:
+      files: name -> file, of all that the scenes are made of: a change of these is what prepares them anew; as does a change of `options`.
+    """
+    loaded = Scenes(scenes)
+    name = base.dataset_name(label, files, max_side_px, *options)
+    images = base.prepared(ViewImages, name, cache, scenes=loaded, max_side_px=max_side_px)
+    views = base.prepared(Views, name, cache, scenes=loaded, images=images)
+    pairs = base.prepared(PosedPairs, name, cache, scenes=loaded, images=images)
+    photographs, train, validation = images.as_data_source("images"), pairs.as_data_source("train"), pairs.as_data_source("validation")
+    dropped = pairs.info.metadata["dropped"]
+    report = [f"{where}: {len(train)} posed pairs of {len(photographs)} photographs, {len(validation)} held out", *base.skipped_line(images)]
+    report += [f"  pairs dropped: {counts(dropped)}"] if any(dropped.values()) else []
+    return PosedSet(train, validation, views.as_data_source("views"), photographs, np.array(pairs.info.metadata["angles_deg"]), report)
+
+
+def counts(dropped: Mapping[str, int]) -> str:
+    """`3 listed twice, 1 taken from one place`."""
+    return ", ".join(f"{count} {why}" for why, count in dropped.items() if count)

@@ -1,0 +1,198 @@
+"""Keypoints and descriptors for the protocols that match sparse features: RootSIFT or a trained method into an hloc file, and out of files."""
+
+import argparse
+import dataclasses
+import functools
+import json
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from jaxdesc.errors import UserError
+from jaxdesc.store.features import Features, list_names, read_hdf5, read_npz, write_hdf5
+
+BLOCK_BYTES = 64 * 2**20  # of similarities that are held at a time
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Flags of every protocol that predicts features."""
+    group = parser.add_argument_group("features that are extracted here")
+    group.add_argument("--method", choices=("rootsift",), help="a baseline without weights: OpenCV's SIFT on gray, square roots of its histograms")
+    group.add_argument(
+        "--keypoints", default="sift", metavar="sift|grid|FILE.h5", help="where --weights describe; FILE.h5: keypoints of any detector, as hloc keeps them"
+    )
+    group.add_argument("--max-keypoints", type=int, default=2000, metavar="N", help="the best-scored of an image (default: 2000)")
+    parser.add_argument("--suffix", default="", metavar=".EXT", help="--features FOLDER: its files are <image><.EXT>, npz as D2-Net, R2D2 and CAPS leave them")
+
+
+# ---- writing
+
+
+def predict(args: argparse.Namespace, root: Path, names: Sequence[str], out: Path) -> Path:
+    """`<out>/features.h5`: features of the images `names` below `root`, as `add_flags` and --weights ask; images that are in it already are skipped.
+
+    Raises:
+      UserError: --method with --weights; an image cannot be read; the file was made with other settings; the file of keypoints lacks an image.
+    """
+    from tqdm import tqdm
+
+    from jaxdesc.data.images import read_rgb
+    from jaxdesc.store.settings import claim
+
+    if args.max_keypoints < 1:
+        raise UserError(f"--max-keypoints {args.max_keypoints} must be at least 1.")
+    if args.method and args.weights:
+        raise UserError(f"--method {args.method} needs no weights: leave --weights out, or --method.")
+    settings, features_of = _rootsift(args) if args.method else _trained(args, names)
+    path = out / "features.h5"
+    claim(path, {**settings, "max_keypoints": args.max_keypoints}, args.overwrite)
+    known = list_names(path)
+    todo = [name for name in dict.fromkeys(names) if name not in known]
+    for name in tqdm(todo, desc="describing", unit="image", dynamic_ncols=True, disable=not todo):
+        write_hdf5(path, name, features_of(name, read_rgb(root / name)))
+    return path
+
+
+def _rootsift(args: argparse.Namespace) -> tuple[dict[str, Any], Callable[[str, np.ndarray], Features]]:
+    from jaxdesc.data.keypoints import root_sift
+
+    def features_of(name: str, rgb: np.ndarray) -> Features:
+        found, descriptors = root_sift(rgb, args.max_keypoints)
+        return Features(found.xy_px, descriptors, found.score, found.scale_px, (rgb.shape[1], rgb.shape[0]))
+
+    return {"method": "rootsift"}, features_of
+
+
+def _trained(args: argparse.Namespace, names: Sequence[str]) -> tuple[dict[str, Any], Callable[[str, np.ndarray], Features]]:
+    from jaxdesc.data import keypoints
+    from jaxdesc.predictor import load, tell
+    from jaxdesc.store.features import read_keypoints
+
+    source = args.keypoints
+    if source not in ("sift", "grid"):
+        if not Path(source).is_file():
+            raise UserError(f"--keypoints {source} must be sift, grid or a file of keypoints, and there is no such file.")
+        known = list_names(source)
+        if lacking := [name for name in names if name not in known]:
+            raise UserError(f"{source} holds no keypoints of {len(lacking)} of the {len(names)} images, such as {lacking[0]}: detect them first.")
+    predictor = load(args.weights)
+
+    def features_of(name: str, rgb: np.ndarray) -> Features:
+        size = (rgb.shape[1], rgb.shape[0])
+        if source in ("sift", "grid"):
+            found = keypoints.sift(rgb, args.max_keypoints) if source == "sift" else keypoints.grid(rgb.shape[:2], args.max_keypoints)
+            scales = found.scale_px if source == "sift" else None
+            return Features(found.xy_px, predictor.describe_at(rgb, found.xy_px, scales), found.score, scales, size)
+        inside, outside = read_keypoints(source, name, size)
+        if outside:
+            tell(f"{outside} keypoints of {name} outside the image dropped.")
+        bare = top(inside, args.max_keypoints)
+        return Features(bare.keypoints, predictor.describe_at(rgb, bare.keypoints, bare.scales), bare.scores, bare.scales, size)
+
+    return {"method": f"{predictor.source} on {source}", "weights": predictor.digest, "keypoints": source}, features_of
+
+
+# ---- reading
+
+
+def source_of(path: Path) -> dict[str, Any]:
+    """What a file or folder of predictions was made with, as far as the note of `store.settings.claim` says; {} without a note."""
+    try:
+        note = json.loads((path / "jaxdesc.json" if path.is_dir() else path.with_name(f"{path.name}.json")).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return note if isinstance(note, dict) else {}
+
+
+def reader(path: Path, suffix: str = "") -> Callable[[str], Features]:
+    """A function from an image's name to its features, descriptors scaled to unit length; the last 16 are kept in memory.
+
+    Args:
+      path: an hloc HDF5 file, or a folder of npz files, one an image (see `npz_of`).
+    Raises:
+      UserError: nothing is there; later, of an image: as `read_hdf5` and `read_npz`, it has no descriptors, or they are not finite.
+    """
+    if path.is_dir() and not suffix:
+        raise UserError(f"{path} is a folder: say with --suffix how its files are called after their image, such as .r2d2.")
+    if not path.exists():
+        raise UserError(f"There is no file of features {path}.")
+
+    @functools.lru_cache(maxsize=16)
+    def features_of(name: str) -> Features:
+        found = read_npz(npz_of(path, name, suffix)) if path.is_dir() else read_hdf5(path, name)
+        if len(found) and not found.descriptors.shape[1]:
+            raise UserError(f"{path} has keypoints of {name!r} but no descriptors: describe them first (python -m jaxdesc.extract --keypoints).")
+        if not (np.isfinite(found.descriptors).all() and np.isfinite(found.keypoints).all()):
+            raise UserError(f"{path}: the keypoints or descriptors of {name!r} hold NaN or infinity.")
+        lengths = np.linalg.norm(found.descriptors, axis=1, keepdims=True)
+        return dataclasses.replace(found, descriptors=found.descriptors / np.maximum(lengths, 1e-12))
+
+    return features_of
+
+
+def npz_of(folder: Path, name: str, suffix: str) -> Path:
+    """`<folder>/<name><suffix>`, or CAPS's flat `<sequence>-<n>.ppm.caps` where that exists instead. Source: formats.md, B.5."""
+    nested, flat = folder / f"{name}{suffix}", folder / f"{name.replace('/', '-')}{suffix}"
+    return flat if flat.exists() and not nested.exists() else nested
+
+
+def available(path: Path, suffix: str, names: Iterable[str]) -> tuple[Callable[[str], Features], list[str]]:
+    """`reader`, and those of the images that it has no features of."""
+    read, known = reader(path, suffix), None if path.is_dir() else list_names(path)
+    return read, [name for name in dict.fromkeys(names) if not (npz_of(path, name, suffix).exists() if known is None else name in known)]
+
+
+def size_of(image: Path) -> tuple[int, int]:
+    """(width, height) from the head of an image file.
+
+    Raises:
+      UserError: the file cannot be read.
+    """
+    try:
+        with Image.open(image) as opened:
+            return opened.size
+    except OSError as e:
+        raise UserError(f"The image {image} cannot be read: {e.strerror or 'it is none, or damaged'}.") from e
+
+
+# ---- matching
+
+
+def top(features: Features, count: int | None) -> Features:
+    """The `count` keypoints of the highest scores, in their order; all for None."""
+    if count is None or count >= len(features):
+        return features
+    return features.take(np.sort(np.argsort(-features.scores, kind="stable")[:count]))
+
+
+def mutual_nearest(descriptors1: np.ndarray, descriptors2: np.ndarray, block_bytes: int = BLOCK_BYTES) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs (i, j) whose dot product is the highest of row i and of column j; of equal ones the first of a row, and of these the first row, counts.
+
+    Rows are worked through in blocks of at most `block_bytes` of float32 products, which bounds the memory for any number of keypoints.
+
+    Args:
+      descriptors1: (N1, D); descriptors2: (N2, D), any float type.
+    Returns:
+      (M, 2) int indices with rising i, and (M,) float32 products.
+    Raises:
+      UserError: descriptors of different lengths.
+    """
+    n1, n2 = len(descriptors1), len(descriptors2)
+    if not (n1 and n2):
+        return np.zeros((0, 2), int), np.zeros(0, np.float32)
+    if descriptors1.shape[1] != descriptors2.shape[1]:
+        raise UserError(f"Descriptors of {descriptors1.shape[1]} and of {descriptors2.shape[1]} numbers cannot be matched: they come from different methods.")
+    a, b = (np.asarray(d, np.float32) for d in (descriptors1, descriptors2))
+    best2, score, highest = np.zeros(n1, int), np.zeros(n1, np.float32), np.full(n2, -np.inf, np.float32)
+    rows = max(1, block_bytes // (4 * n2))
+    for start in range(0, n1, rows):
+        products = a[start : start + rows] @ b.T
+        columns = products.argmax(1)
+        best2[start : start + rows], score[start : start + rows] = columns, products[np.arange(len(products)), columns]
+        np.maximum(highest, products.max(0), out=highest)  # argmax along columns takes NumPy 25 times as long
+    i = np.nonzero(score == highest[best2])[0]
+    i = i[np.sort(np.unique(best2[i], return_index=True)[1])]
+    return np.column_stack([i, best2[i]]), score[i]

@@ -1,0 +1,197 @@
+"""Matches scored by known homographies: MMA as D2-Net counts it, MMA at a given number of matches (PUMP), and homographies estimated from the matches."""
+
+import argparse
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxdesc.errors import UserError
+from jaxdesc.evals import Protocol, features
+from jaxdesc.evals.hpatches import HomographyPair, dataset_name, read_cache, read_pairs
+from jaxdesc.evals.plane import ESTIMATORS, Measured, above, accuracy, against_count, measure, threshold_for
+from jaxdesc.evals.result import Curve, Result
+from jaxdesc.evals.two_view import error_auc
+
+MMA_PX = tuple(range(1, 11))
+REPORTED_PX = (1, 3, 5, 10)
+CORNER_PX = (1, 3, 5)
+AUC_PX = (3, 5, 10)
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    features.add_flags(parser)
+    group = parser.add_argument_group("homography")
+    group.add_argument("--top", type=int, metavar="K", help="match only the K best-scored keypoints of an image (default: all)")
+    group.add_argument(
+        "--match-count",
+        metavar="N|FILE.h5",
+        help="matches per pair, to which the threshold of similarity is tuned; FILE.h5: as many as these features give, such as the detector's own descriptors",
+    )
+    group.add_argument("--estimator", default="cv2-ransac", choices=ESTIMATORS, help="of homographies (default: cv2-ransac)")
+    group.add_argument("--ransac-px", type=float, default=3.0, metavar="PX", help="its inlier threshold (default: 3)")
+    group.add_argument(
+        "--allow-missing", action="store_true", help="score what there is where images, homographies or features are missing; the result says so"
+    )
+
+
+def predict(args: argparse.Namespace, out: Path) -> Path:
+    pairs, _ = pairs_of(args)
+    return features.predict(args, Path(args.data), [name for pair in pairs for name in (pair.name1, pair.name2)], out)
+
+
+def pairs_of(args: argparse.Namespace) -> tuple[list[HomographyPair], list[str]]:
+    """The pairs to score and what is missing for others.
+
+    Raises:
+      UserError: no --data; something is missing and --allow-missing is not given; as `read_pairs`.
+    """
+    if args.data is None:
+        raise UserError("--data DIR is needed: the folder of the sequences.")
+    pairs, missing = read_pairs(Path(args.data))
+    if missing and not args.allow_missing:
+        raise UserError(f"{args.data} lacks {named(missing)}: complete it, or score without them (--allow-missing).")
+    return pairs, missing
+
+
+def named(missing: Sequence[str], most: int = 8) -> str:
+    return ", ".join(missing[:most]) + (f" and {len(missing) - most} more" if len(missing) > most else "")
+
+
+# ---- all pairs
+
+
+def score(args: argparse.Namespace, predictions: Path) -> list[Result]:
+    from tqdm import tqdm
+
+    if args.ransac_px <= 0 or (args.top is not None and args.top < 1):
+        raise UserError("--ransac-px and --top must be above 0.")
+    pairs, missing = pairs_of(args)
+    read, absent = features.available(predictions, args.suffix, [name for pair in pairs for name in (pair.name1, pair.name2)])
+    if absent and not args.allow_missing:
+        raise UserError(f"{predictions} holds no features of {named(absent)}: extract them, or score without them (--allow-missing).")
+    pairs = [pair for pair in pairs if pair.name1 not in absent and pair.name2 not in absent]
+    if not pairs:
+        raise UserError(f"{predictions} holds features of no pair in {args.data}: are its image names relative to that folder?")
+    target = _target(args, pairs)
+    root, measured, sizes = Path(args.data), [], {}
+    start = time.perf_counter()
+    for pair in tqdm(pairs, desc="scoring", unit="pair", dynamic_ncols=True):
+        f1, f2 = (features.top(read(name), args.top) for name in (pair.name1, pair.name2))
+        size1 = f1.image_size or sizes.setdefault(pair.name1, features.size_of(root / pair.name1))
+        measured.append(measure(pair, f1, f2, size1, (ESTIMATORS[args.estimator], args.ransac_px)))
+    seconds = time.perf_counter() - start
+    settings = {
+        "pairs": len(pairs),
+        "left out": "as D2-Net",
+        "missing": missing + absent,
+        "resize rule": "none, original images",
+        "pixel rule": "top-left pixel centre (0, 0)",
+        "matching": "mutual nearest neighbours, cosine",
+        "keypoints": f"top {args.top} by score" if args.top else "all",
+    }
+    about = {"dataset": dataset_name(root, pairs), "method": args.label, "timings": {"pairs_s": seconds}}
+    return [
+        mma(pairs, measured, args.top, settings, about),
+        at_count(pairs, measured, target, {**settings, "target": args.match_count or "all matches"}, about),
+        homographies(pairs, measured, (args.estimator, args.ransac_px), settings, about),
+    ]
+
+
+def _target(args: argparse.Namespace, pairs: Sequence[HomographyPair]) -> float | None:
+    """Matches per pair that --match-count asks for; None: all."""
+    if args.match_count is None:
+        return None
+    try:
+        count = float(args.match_count)
+    except ValueError:
+        read, absent = features.available(Path(args.match_count), args.suffix, [name for pair in pairs for name in (pair.name1, pair.name2)])
+        if absent:
+            raise UserError(f"--match-count {args.match_count} holds no features of {named(absent)}.") from None
+        matched = (features.mutual_nearest(*(features.top(read(name), args.top).descriptors for name in (pair.name1, pair.name2))) for pair in pairs)
+        count = float(np.mean([len(similarity) for _, similarity in matched]))
+    if not 0 < count < np.inf:
+        raise UserError(f"--match-count {args.match_count} must be above 0: a number of matches per pair, or a file of features that match.")
+    return count
+
+
+def _lines(pairs: Sequence[HomographyPair], shares: np.ndarray) -> dict[str, np.ndarray]:
+    """Means (T,) over all pairs and over those of either kind, by name."""
+    kinds = np.array([pair.kind for pair in pairs])
+    return {"overall": shares.mean(0), **{kind: shares[kinds == kind].mean(0) for kind in ("i", "v") if (kinds == kind).any()}}
+
+
+def _values(lines: dict[str, np.ndarray], thresholds_px: Sequence[float], reported: Sequence[float]) -> dict[str, float]:
+    at = [list(thresholds_px).index(t) for t in reported]
+    return {("" if line == "overall" else f"{line} ") + f"MMA@{thresholds_px[k]:g}": float(y[k]) for line, y in lines.items() for k in at}
+
+
+def mma(pairs: Sequence[HomographyPair], measured: Sequence[Measured], top: int | None, settings: dict[str, Any], about: dict[str, Any]) -> Result:
+    """Mean over pairs of the share of matches within 1..10 px. Source: D2-Net, HPatches-Sequences-Matching-Benchmark."""
+    shares = accuracy([m.error_px for m in measured], MMA_PX)
+    lines = _lines(pairs, shares)
+    counts = {"features": float(np.mean([m.counts for m in measured])), "matches": float(np.mean([len(m.error_px) for m in measured]))}
+    items = {
+        pair.key: {**{f"MMA@{t}": float(row[MMA_PX.index(t)]) for t in REPORTED_PX}, "matches": len(m.error_px)}
+        for pair, row, m in zip(pairs, shares, measured, strict=True)
+    }
+    return Result(
+        protocol=f"mma/d2@top{top}" if top else "mma/d2",
+        estimator="",
+        values=_values(lines, MMA_PX, REPORTED_PX) | counts,
+        curve=Curve("threshold [px]", MMA_PX, lines),
+        per_item=items,
+        settings=settings | {"thresholds_px": MMA_PX},
+        **about,
+    )
+
+
+def at_count(pairs: Sequence[HomographyPair], measured: Sequence[Measured], target: float | None, settings: dict[str, Any], about: dict[str, Any]) -> Result:
+    """MMA of the matches with similarity >= tau, which is tuned to `target` matches per pair, and the curve of all tau. Source: PUMP, supplementary B, figure A."""
+    tau = -np.inf if target is None else threshold_for([m.similarity for m in measured], target)
+    errors = above(measured, tau)
+    thresholds = CORNER_PX
+    values = _values(_lines(pairs, accuracy(errors, thresholds)), thresholds, thresholds)
+    counts, shares = against_count(measured, thresholds)
+    matches = float(np.mean([len(e) for e in errors]))
+    marks = {} if target is None else {f"tau = {tau:.3f}": (matches, values[f"MMA@{thresholds[-1]}"])}
+    return Result(
+        protocol="mma/pump-count",
+        estimator="",
+        values=values | {"matches": matches, "tau": tau},
+        curve=Curve("matches per pair", counts, {f"MMA@{t}": shares[:, k] for k, t in reversed(list(enumerate(thresholds)))}, marks),
+        settings=settings | {"thresholds_px": thresholds},
+        **about,
+    )
+
+
+def homographies(
+    pairs: Sequence[HomographyPair], measured: Sequence[Measured], estimator: tuple[str, float], settings: dict[str, Any], about: dict[str, Any]
+) -> Result:
+    """Share of pairs whose estimated homography moves the corners of image 1 by at most 1, 3, 5 px on average, and the area under the recall of that error."""
+    errors = np.array([m.corner_px for m in measured])
+    shares = _lines(pairs, errors[:, None] <= np.array(CORNER_PX))
+    values = {("" if line == "overall" else f"{line} ") + f"accuracy@{t}": float(y[k]) for line, y in shares.items() for k, t in enumerate(CORNER_PX)}
+    values |= {f"AUC@{t}": float(a) for t, a in zip(AUC_PX, error_auc(errors, AUC_PX), strict=True)}
+    name, px = estimator
+    return Result(
+        protocol=f"homography/{name}@{px:g}px",
+        estimator=f"cv2.findHomography, {name.removeprefix('cv2-').upper()}, {px:g} px",
+        values=values | {"failed": float(np.isinf(errors).mean())},
+        curve=Curve("mean corner error [px]", MMA_PX, _lines(pairs, errors[:, None] <= np.array(MMA_PX))),
+        per_item={pair.key: {"corner_px": m.corner_px} for pair, m in zip(pairs, measured, strict=True)},
+        settings=settings | {"corners": "(0, 0), (W-1, 0), (0, H-1), (W-1, H-1) of image 1, measured in image 2", "failure": "infinite error"},
+        **about,
+    )
+
+
+def cached(path: Path) -> Result:
+    """A result file of D2-Net's or R2D2's notebook as a result of the same protocol."""
+    lines = {line: y[: len(MMA_PX)] for line, y in read_cache(path).items()}
+    values = _values(lines, MMA_PX, REPORTED_PX)
+    return Result("mma/d2", "", "HPatches", path.stem, values, Curve("threshold [px]", MMA_PX, lines), settings={"file": path.name}, versions={})
+
+
+PROTOCOL = Protocol("homography", "HPatches or Oxford: MMA, MMA against the number of matches, homography accuracy", add_flags, predict, score)

@@ -1,0 +1,222 @@
+"""Data sets of keypoints on objects of one category, on disk: PF-PASCAL, PF-WILLOW, SPair-71k and Caltech-101.
+
+Keypoints and boxes are kept as the files have them. (The MATLAB annotations of PF count from 1: both images alike, so that distances do not change.)
+"""
+
+import csv
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxdesc.errors import UserError
+from jaxdesc.evals.features import size_of
+
+
+class SemanticPair(NamedTuple):
+    """Two images of objects of one category; row k is the same part in both."""
+
+    source: str  # image, relative to the root of the data
+    target: str
+    category: str
+    xy_source: np.ndarray  # (K, 2) float64 px
+    xy_target: np.ndarray  # (K, 2) float64 px
+    box_source: np.ndarray | None = None  # (4,) x0, y0, x1, y1 of the object
+    box_target: np.ndarray | None = None
+    tags: tuple[str, ...] = ()  # such as "viewpoint_variation=1"
+
+    @property
+    def key(self) -> str:
+        return f"{self.source} {self.target}"
+
+
+def pf_pascal(root: Path, pairs: Path | None, split: str) -> list[SemanticPair]:
+    """PF-PASCAL through NC-Net's list: `<split>_pairs*.csv` with source_image, target_image, class, XA, YA, XB, YB, coordinates joined by ";", padded with -1.
+
+    Images lie in JPEGImages/, boxes in Annotations/<class>/<image>.mat (`bbox`) if at all.
+    """
+    boxes = {path.stem: path for path in root.glob("**/Annotations/**/*.mat")}
+    made = []
+    for where, row in csv_rows(pairs or listed(root, f"*{split}_pairs*.csv"), ("source_image", "target_image", "XA", "YA", "XB", "YB")):
+        names = [_find(root, row[column], where) for column in ("source_image", "target_image")]
+        a, b = (joined_points(row[f"X{side}"], row[f"Y{side}"], where) for side in "AB")
+        exists = (a >= 0).all(1) & (b >= 0).all(1) if len(a) == len(b) else _mismatch(where)
+        source_box, target_box = (_mat_box(boxes.get(Path(name).stem)) for name in names)
+        made.append(SemanticPair(*names, row.get("class", ""), a[exists], b[exists], source_box, target_box))
+    return made
+
+
+def pf_willow(root: Path, pairs: Path | None, split: str) -> list[SemanticPair]:
+    """PF-WILLOW: a list `<split>_pairs*.csv` (two images, then 10 numbers each of XA, YA, XB, YB), or plain files: all ordered pairs within a class of
+    `<class>/<name>.jpg` with `<name>.txt`, 10 rows "x y"."""
+    if pairs is None and not lists(root, f"*{split}_pairs*.csv"):
+        return _plain_willow(root)
+    made = []
+    for where, row in csv_rows(pairs or listed(root, f"*{split}_pairs*.csv"), ()):
+        cells = list(row.values())
+        try:
+            numbers = np.array([float(cell) for cell in cells[2:42]]).reshape(4, 10)
+        except ValueError as e:
+            raise UserError(f"{where}: two images and 40 numbers are expected.") from e
+        names = [_find(root, cell, where) for cell in cells[:2]]
+        made.append(SemanticPair(*names, Path(names[0]).parent.name, numbers[:2].T, numbers[2:].T))
+    return made
+
+
+def _plain_willow(root: Path) -> list[SemanticPair]:
+    made = []
+    for folder in sorted(path for path in root.iterdir() if path.is_dir()):
+        points = {}
+        for image in sorted(folder.glob("*.[jp][pn]g")):
+            text = image.with_suffix(".txt")
+            if not text.is_file():
+                raise UserError(f"{image} has no keypoints beside it: {text.name} is missing.")
+            try:
+                points[image.relative_to(root).as_posix()] = np.array(
+                    [[float(v) for v in line.split()] for line in text.read_text().split("\n") if line.strip()]
+                )
+            except ValueError as e:
+                raise UserError(f'{text} is malformed: a row "x y" for each keypoint is expected.') from e
+        shapes = {xy.shape for xy in points.values()}
+        if len(shapes) > 1 or any(len(shape) != 2 or shape[1] != 2 for shape in shapes):
+            raise UserError(f'{folder}: its keypoint files differ in their rows, or do not hold "x y"; row k must be the same part in every image.')
+        made += [SemanticPair(a, b, folder.name, points[a], points[b]) for a in points for b in points if a != b]
+    return made
+
+
+VARIATIONS = ("viewpoint_variation", "scale_variation", "truncation", "occlusion")
+
+
+def spair(root: Path, pairs: Path | None, split: str) -> list[SemanticPair]:
+    """SPair-71k: `Layout/large/<split>.txt` names the files `PairAnnotation/<split>/<line>.json`; images lie in JPEGImages/<category>/."""
+    layout, folder = pairs or root / "Layout" / "large" / f"{split}.txt", root / "PairAnnotation" / split
+    try:
+        names = layout.read_text(encoding="utf-8").split()
+    except OSError as e:
+        raise UserError(f"The list of pairs {layout} cannot be read: {e.strerror}.") from e
+    made = []
+    for name in names:
+        path = folder / f"{name}.json"
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+            images = [f"JPEGImages/{data['category']}/{data[key]}" for key in ("src_imname", "trg_imname")]
+            points = [np.array(data[key], np.float64).reshape(-1, 2) for key in ("src_kps", "trg_kps")]
+            boxes = [np.array(data[key], np.float64).reshape(4) for key in ("src_bndbox", "trg_bndbox")]
+            tags = tuple(f"{key}={data[key]}" for key in VARIATIONS if key in data)
+        except OSError as e:
+            raise UserError(f"The annotation {path} cannot be read: {e.strerror}.") from e
+        except (ValueError, KeyError, TypeError) as e:
+            raise UserError(f"The annotation {path} is malformed: {type(e).__name__}: {e}.") from e
+        if len(points[0]) != len(points[1]):
+            _mismatch(str(path))
+        made.append(SemanticPair(*images, data["category"], *points, *boxes, tags))
+    return made
+
+
+def caltech(root: Path, pairs: Path | None, split: str) -> list[SemanticPair]:
+    """Caltech-101: `<split>_pairs*.csv` as PF-PASCAL's; A and B are polygons around the objects, not of equal numbers of points."""
+    made = []
+    for where, row in csv_rows(pairs or listed(root, f"*{split}_pairs*.csv"), ("source_image", "target_image", "XA", "YA", "XB", "YB")):
+        names = [_find(root, row[column], where) for column in ("source_image", "target_image")]
+        a, b = (joined_points(row[f"X{side}"], row[f"Y{side}"], where) for side in "AB")
+        made.append(SemanticPair(*names, row.get("class", ""), a[(a >= 0).all(1)], b[(b >= 0).all(1)]))
+    return made
+
+
+DATASETS: dict[str, Callable[[Path, Path | None, str], list[SemanticPair]]] = {
+    "pf-pascal": pf_pascal,
+    "pf-willow": pf_willow,
+    "spair": spair,
+    "caltech": caltech,
+}
+
+
+def read(dataset: str, root: Path, pairs: Path | None, split: str) -> list[SemanticPair]:
+    """The pairs of a data set.
+
+    Raises:
+      UserError: lists or annotations are missing or malformed; images are missing; there is no pair, or one without keypoints.
+    """
+    found = DATASETS[dataset](root, pairs, split)
+    if not found:
+        raise UserError(f"{root} holds no pair of {dataset}.")
+    names = {name for pair in found for name in (pair.source, pair.target)}
+    if lacking := sorted(name for name in names if not (root / name).is_file()):
+        raise UserError(f"{root} lacks {len(lacking)} of {len(names)} images, such as {lacking[0]}.")
+    if empty := next((pair.key for pair in found if not (len(pair.xy_source) and len(pair.xy_target))), None):
+        raise UserError(f"The pair {empty} has no keypoints.")
+    return found
+
+
+def sizes(root: Path, pairs: Sequence[SemanticPair]) -> dict[str, tuple[int, int]]:
+    """(width, height) of every image."""
+    return {name: size_of(root / name) for pair in pairs for name in (pair.source, pair.target)}
+
+
+# ---- parts
+
+
+def lists(root: Path, pattern: str) -> list[Path]:
+    """Files of this pattern in the root and in its folders."""
+    return sorted([*root.glob(pattern), *root.glob(f"*/{pattern}")])
+
+
+def listed(root: Path, pattern: str) -> Path:
+    """The only one of `lists`.
+
+    Raises:
+      UserError: there is none, or more than one.
+    """
+    found = lists(root, pattern)
+    if len(found) != 1:
+        raise UserError(f"{root} holds {len(found)} lists of pairs {pattern}: name one with --pairs.")
+    return found[0]
+
+
+def csv_rows(path: Path, needed: Sequence[str]) -> list[tuple[str, dict[str, str]]]:
+    """Where each row of a CSV file is, and its cells by the names in the first line."""
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as e:
+        raise UserError(f"The list of pairs {path} cannot be read: {getattr(e, 'strerror', None) or 'it is no CSV file'}.") from e
+    if rows and (lacking := [name for name in needed if name not in rows[0]]):
+        raise UserError(f"The list of pairs {path} has no column {lacking[0]!r} in its first line.")
+    if bad := next((i for i, row in enumerate(rows, 2) if None in row or None in row.values()), None):
+        raise UserError(f"{path}, line {bad}: it has other columns than the first line.")
+    return [(f"{path}, line {i}", row) for i, row in enumerate(rows, 2)]
+
+
+def joined_points(xs: str, ys: str, where: str) -> np.ndarray:
+    try:
+        x, y = ([float(v) for v in text.split(";") if v.strip()] for text in (xs, ys))
+        return np.array([x, y]).T.reshape(-1, 2)
+    except ValueError as e:
+        raise UserError(f"{where}: as many x as y are expected, numbers joined by ;.") from e
+
+
+def _mismatch(where: str) -> None:
+    raise UserError(f"{where}: the images have different numbers of keypoints.")
+
+
+def _find(root: Path, name: str, where: str) -> str:
+    """The image below the root, whose name in a list may begin with folders of its author's."""
+    parts = Path(name).parts
+    for start in range(len(parts)):
+        for folder in ("", "JPEGImages"):
+            if Path(root, folder, *parts[start:]).is_file():
+                return Path(folder, *parts[start:]).as_posix()
+    raise UserError(f"{where}: there is no image {name} in {root}.")
+
+
+def _mat_box(path: Path | None) -> np.ndarray | None:
+    if path is None:
+        return None
+    from scipy.io import loadmat
+
+    try:
+        return np.asarray(loadmat(path)["bbox"], np.float64).reshape(4)
+    except (OSError, ValueError, KeyError, TypeError, NotImplementedError) as e:
+        raise UserError(f"The annotation {path} cannot be read: a MATLAB file with a bbox of four numbers is expected.") from e

@@ -1,0 +1,140 @@
+"""python -m jaxdesc.evaluate PROTOCOL --data DIR --out results/NAME: predictions into a file, the file's score into JSON, Markdown and PNG."""
+
+import argparse
+import dataclasses
+import sys
+import time
+from pathlib import Path
+
+from jaxdesc import cli
+from jaxdesc.errors import UserError
+
+EXAMPLE = """python -m jaxdesc.evaluate homography --data HPATCHES --weights runs/pump --out results/pump
+  python -m jaxdesc.evaluate homography --data HPATCHES --method rootsift --out results/rootsift
+  python -m jaxdesc.evaluate compare results/*"""
+
+
+def flags(protocol) -> argparse.ArgumentParser:
+    """Of one protocol: the verb's own and the protocol's."""
+    parser = cli.parser(
+        f"evaluate {protocol.name}", protocol.help, f"python -m jaxdesc.evaluate {protocol.name} --data DIR --weights runs/pump --out results/pump"
+    )
+    parser.add_argument("--data", metavar="DIR", help="the data set as it is distributed")
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder of the predictions and the results")
+    parser.add_argument("--weights", metavar="W", help="weight file, training workdir or method's name (default: pump)")
+    parser.add_argument(
+        "--features", "--predictions", dest="predictions", metavar="PATH", help="predictions that are there already: nothing is predicted, only scored"
+    )
+    parser.add_argument("--label", metavar="NAME", help="of the method in tables (default: what the predictions were made with)")
+    parser.add_argument("--overwrite", action="store_true", help="predict again into files that exist")
+    protocol.add_flags(parser)
+    return parser
+
+
+def overview() -> argparse.ArgumentParser:
+    """What there is to choose from."""
+    from jaxdesc import evals
+
+    parser = cli.parser("evaluate", "Scores a method under a published protocol. Each has its own --help.", EXAMPLE)
+    actions = parser.add_subparsers(dest="protocol", metavar="PROTOCOL", required=True)
+    for name in evals.PROTOCOLS:
+        actions.add_parser(name, help=evals.load(name).help, add_help=False)
+    actions.add_parser("compare", help="results beside each other and beside published rows, one table for each protocol key")
+    return parser
+
+
+def evaluate(protocol, args: argparse.Namespace) -> list:
+    """Predicts, unless there are predictions, scores them, writes the results and returns them.
+
+    Raises:
+      UserError: as the protocol.
+    """
+    from jaxdesc.evals import features, published, result
+
+    out, timings = Path(args.out), {}
+    if out.is_file():
+        raise UserError(f"--out {out} is a file; a folder is expected.")
+    if args.data is not None and not Path(args.data).is_dir():
+        raise UserError(f"There is no folder --data {args.data}.")
+    if args.predictions:
+        predictions = Path(args.predictions)
+        if not predictions.exists():
+            raise UserError(f"There are no predictions {predictions}.")
+    else:
+        start = time.perf_counter()
+        cli.use_compilation_cache()
+        predictions = protocol.predict(args, out)
+        timings["predict_s"] = time.perf_counter() - start
+    args.label = args.label or features.source_of(predictions).get("method") or predictions.stem
+    start = time.perf_counter()
+    results = protocol.score(args, predictions)
+    timings["score_s"] = time.perf_counter() - start
+    results = [dataclasses.replace(found, timings={**timings, **found.timings}) for found in results]
+    for found in results:
+        result.write(found, out)
+    result.draw(results, out)
+    write_text(out / "results.md", result.compare(results, published.of))
+    return results
+
+
+def write_text(path: Path, text: str) -> None:
+    from jaxdesc.store.files import atomic
+
+    with atomic(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def compare(arguments: list[str]) -> None:
+    """The results of several folders or files, as Markdown on stdout; with --out also as a file, with one PNG for each key that has curves."""
+    from jaxdesc.evals import homography, published, result
+
+    parser = cli.parser(
+        "evaluate compare", "Results beside each other and beside published rows.", "python -m jaxdesc.evaluate compare results/* --out comparison"
+    )
+    parser.add_argument(
+        "results",
+        nargs="+",
+        metavar="RESULT",
+        help="folders that evaluate wrote, single result files (.json), or MMA as D2-Net's and R2D2's notebooks keep it (.npy)",
+    )
+    parser.add_argument("--out", metavar="DIR", help="write compare.md and the curves there too")
+    parser.add_argument("--protocol", metavar="KEY", help="only results of this key, such as mma/d2; a single file must be one")
+    args = parser.parse_args(arguments)
+    found = []
+    for path in map(Path, args.results):
+        if path.is_dir():
+            mine = [result.read(file) for file in sorted(path.glob("*.json")) if not file.name.endswith((".h5.json", "jaxdesc.json"))]
+            if not mine:
+                print(f"jaxdesc: {path} holds no result and is passed over.", file=sys.stderr)
+            found += [r for r in mine if args.protocol in (None, r.protocol)]
+        elif path.suffix == ".npy":
+            found.append(homography.cached(path))
+        else:
+            found.append(result.read(path, args.protocol))
+    if not found:
+        raise UserError("There is no result" + (f" of {args.protocol!r}" if args.protocol else "") + f" in {', '.join(args.results)}: evaluate first.")
+    text = result.compare(found, published.of)
+    if args.out:
+        write_text(Path(args.out, "compare.md"), text)
+        result.draw(found, args.out)
+    print(text)
+
+
+def main() -> None:
+    from jaxdesc import evals
+
+    chosen = sys.argv[1] if len(sys.argv) > 1 else ""
+    if chosen == "compare":
+        return compare(sys.argv[2:])
+    if chosen not in evals.PROTOCOLS:
+        overview().parse_args()
+    protocol = evals.load(chosen)
+    args = flags(protocol).parse_args(sys.argv[2:])
+    from jaxdesc.evals import result
+
+    print(result.compare(evaluate(protocol, args)))
+    print(f"{args.out}/results.md has these rows beside published ones.")
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,399 @@
+"""Relative pose: known cameras and points, oracles by other formulas, degenerate scenes, and every list that pairs come in."""
+
+import argparse
+import json
+import pickle
+import sys
+
+import cv2
+import numpy as np
+import pytest
+
+from jaxdesc.evals import cameras, load, pickles, pose_pairs, result, two_view
+from jaxdesc.evals.relative_pose import at_long_side
+from jaxdesc.store import features as feature_files
+from jaxdesc.store import matches as match_files
+from jaxdesc.store.colmap import Posed
+from jaxdesc.types import UserError
+
+K0 = np.array([[300.0, 0, 180.3], [0, 310.0, 120.7], [0, 0, 1]])
+K1 = np.array([[420.0, 0, 200.1], [0, 400.0, 149.2], [0, 0, 1]])
+RELATIVE_POSE = load("relative_pose")
+
+
+def rotation(*vector):
+    return cv2.Rodrigues(np.array(vector, float))[0]
+
+
+def project(points, K, R, t):
+    xyz = (points @ R.T + t) @ K.T
+    return xyz[:, :2] / xyz[:, 2:]
+
+
+def scene(rng, count=80):
+    """Points in front of two cameras and the second one's pose from the first."""
+    points = np.column_stack([rng.uniform(-2, 2, count), rng.uniform(-1.5, 1.5, count), rng.uniform(4, 9, count)])
+    return points, rotation(0.1, -0.3, 0.05), np.array([1.2, -0.1, 0.4])
+
+
+# ---- errors
+
+
+def test_angles_against_quaternions_and_arccos():
+    rng = np.random.default_rng(0)
+    for angle in (0.0, 1e-7, 0.01, 1.0, 2.5, np.pi - 1e-6, np.pi):
+        axis = rng.normal(size=3)
+        R = rotation(*rng.normal(size=3))
+        turned = R @ rotation(*(axis / np.linalg.norm(axis) * angle))
+        assert cameras.rotation_angle_deg(R, turned) == pytest.approx(np.degrees(angle), abs=1e-6)
+    a, b = rng.normal(size=(2, 3))
+    exact = np.degrees(np.arccos(a @ b / np.linalg.norm(a) / np.linalg.norm(b)))
+    assert cameras.direction_angle_deg(a, b) == pytest.approx(min(exact, 180 - exact)) == pytest.approx(cameras.direction_angle_deg(-7 * a, b))
+    assert cameras.direction_angle_deg(a, np.zeros(3)) == 0 and cameras.direction_angle_deg(np.zeros(3), b) == 90
+    assert two_view.pose_error(None, R, a) == (np.inf, np.inf)
+    assert two_view.PoseError(*two_view.pose_error((R, -a), R, a)) == pytest.approx((0, 0), abs=1e-9)
+
+
+def test_relative_pose_centre_and_extent():
+    rng = np.random.default_rng(1)
+    one, two = (Posed(K0, rotation(*rng.normal(size=3)), rng.normal(size=3), 9, 9) for _ in range(2))
+    X = rng.normal(size=3)
+    R, t = cameras.relative(one, two)
+    np.testing.assert_allclose(R @ (one.R @ X + one.t) + t, two.R @ X + two.t)
+    centres = cameras.centre(np.stack([one.R, two.R]), np.stack([one.t, two.t]))
+    np.testing.assert_allclose(one.R @ centres[0] + one.t, 0, atol=1e-12)
+    far = Posed(K0, np.eye(3), -centres[0] - [0, 0, 100], 9, 9)
+    assert cameras.extent([one, two, far]) == pytest.approx(max(100, np.linalg.norm(centres[1] - centres[0] - [0, 0, 100])))
+
+
+def auc_oracle(errors, threshold):
+    """Area below the polyline by summing thin columns."""
+    known = sorted(e for e in errors if e < threshold)
+    x, y = [0, *known, threshold], [0, *((k + 1) / len(errors) for k in range(len(known))), len(known) / len(errors)]
+    middles = (np.arange(400000) + 0.5) / 400000 * threshold
+    return np.interp(middles, x, y).mean()
+
+
+def test_auc_against_thin_columns_and_by_hand():
+    rng = np.random.default_rng(2)
+    for errors in (rng.uniform(0, 30, 37), np.append(rng.uniform(0, 8, 5), [np.inf] * 4), [np.inf] * 3, [0.5]):
+        np.testing.assert_allclose(two_view.error_auc(errors, (5, 10, 20)), [auc_oracle(errors, t) for t in (5, 10, 20)], atol=2e-5)
+    np.testing.assert_array_equal(two_view.error_auc([0.0, 0.0], (5,)), [1])
+    np.testing.assert_allclose(two_view.error_auc([1.0, np.inf], (2,)), [(0.5 * 0.5 + 0.5) / 2])  # up to 0.5 at 1, level up to 2
+    np.testing.assert_array_equal(two_view.error_auc([5.0], (5,)), [0])  # an error at the threshold is not below it
+
+
+def test_symmetric_epipolar_against_distances_to_lines():
+    rng = np.random.default_rng(3)
+    points, R, t = scene(rng, 13)
+    xy0, xy1 = project(points, K0, np.eye(3), np.zeros(3)), project(points, K1, R, t)
+    assert two_view.symmetric_epipolar(xy0, xy1, K0, K1, R, t).max() < 1e-20
+    xy1 = xy1 + rng.normal(0, 5, xy1.shape)
+    got = two_view.symmetric_epipolar(xy0, xy1, K0, K1, R, 3 * t)
+    for i in range(13):  # two points of each line by projecting a ray, without E
+        ray0 = np.append(two_view.normalised(xy0, K0)[i], 1)
+        a, b = (project(depth * ray0[None], np.eye(3), R, t)[0] for depth in (2, 7))
+        ray1 = np.append(two_view.normalised(xy1, K1)[i], 1)
+        c, d = (project((R.T @ (depth * ray1 - t))[None], np.eye(3), np.eye(3), np.zeros(3))[0] for depth in (2, 7))
+        squares = [np.linalg.det([q - p, x - p]) ** 2 / np.sum((q - p) ** 2) for p, q, x in ((a, b, ray1[:2]), (c, d, ray0[:2]))]
+        assert got[i] == pytest.approx(sum(squares))
+    assert np.isinf(two_view.symmetric_epipolar(xy0, xy1, K0, K1, R, np.zeros(3))).all()
+
+
+# ---- estimators
+
+
+def available():
+    names = ["cv2-ransac", "cv2-magsac"]
+    try:
+        import poselib  # noqa: F401
+    except ImportError:
+        return names
+    return [*names, "poselib"]
+
+
+@pytest.mark.parametrize("name", available())
+def test_estimators_find_the_pose_among_wrong_matches(name):
+    rng = np.random.default_rng(4)
+    points, R, t = scene(rng, 200)
+    xy0, xy1 = project(points, K0, np.eye(3), np.zeros(3)), project(points, K1, R, t)
+    noisy = xy1 + rng.normal(0, 0.3, xy1.shape)
+    noisy[:60] = rng.uniform(0, 300, (60, 2))
+    estimate = two_view.estimator(name, 1.0)
+    error = two_view.pose_error(estimate(xy0, noisy, K0, K1), R, t)
+    assert error.rotation_deg < 0.6 and error.translation_deg < 2.5
+    wrong_K = two_view.pose_error(estimate(xy0, noisy, K1, K0), R, t)
+    assert max(wrong_K) > max(error), "the calibrations are used, each for its image"
+
+
+@pytest.mark.parametrize("name", available())
+def test_degenerate_geometry_never_crashes(name):
+    rng = np.random.default_rng(5)
+    points, R, t = scene(rng, 60)
+    planar = points * [1, 1, 0] + [0, 0, 6]
+    estimate = two_view.estimator(name, 1.0)
+    xy0 = project(points, K0, np.eye(3), np.zeros(3))
+    plane = estimate(project(planar, K0, np.eye(3), np.zeros(3)), project(planar, K1, R, t), K0, K1)  # two poses are right
+    turned = estimate(xy0, project(points, K1, R, np.zeros(3)), K0, K1)  # every direction is right, and with it other rotations
+    for pose, true in ((plane, t), (turned, np.zeros(3))):
+        if pose is not None:  # as MAGSAC may decide
+            np.testing.assert_allclose(pose[0] @ pose[0].T, np.eye(3), atol=1e-6)
+            assert np.isfinite(two_view.pose_error(pose, R, true)).all()
+    xy = rng.uniform(0, 300, (60, 2))
+    for few in (0, 1, 4):
+        assert estimate(xy[:few], xy[:few], K0, K1) is None
+    line = np.linspace(0, 1, 20)[:, None] * [100.0, 50.0]
+    for xy0, xy1 in ((xy, xy), (xy[:1].repeat(9, 0), xy[:1].repeat(9, 0)), (xy, xy[:1].repeat(60, 0)), (xy[:5], xy[5:10]), (line, line), (line, line + 3)):
+        pose = estimate(xy0, xy1, K0, K1)
+        assert pose is None or (np.isfinite(pose[0]).all() and np.isfinite(pose[1]).all() and pose[1].shape == (3,))
+
+
+def test_a_missing_poselib_is_one_sentence(monkeypatch):
+    monkeypatch.setitem(sys.modules, "poselib", None)
+    with pytest.raises(UserError, match="pip install poselib"):
+        two_view.estimator("poselib", 1.0)
+
+
+# ---- lists of pairs
+
+
+def write_cameras(folder, posed):
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "cameras.json").write_text(json.dumps({name: {k: np.asarray(v).tolist() for k, v in camera._asdict().items()} for name, camera in posed.items()}))
+
+
+def three_cameras(rng):
+    return {name: Posed(K0, rotation(*rng.normal(0, 0.2, 3)), rng.normal(size=3), 400, 300) for name in ("c.png", "a.png", "b.png")}
+
+
+def test_pairs_of_a_folder(tmp_path):
+    posed = three_cameras(np.random.default_rng(6))
+    write_cameras(tmp_path, posed)
+    pairs = pose_pairs.read_pose_pairs(tmp_path)
+    assert [pair[:2] for pair in pairs] == [("a.png", "b.png"), ("a.png", "c.png"), ("b.png", "c.png")]
+    np.testing.assert_allclose(pairs[1].R, posed["c.png"].R @ posed["a.png"].R.T)
+    (tmp_path / "pairs.txt").write_text("c.png a.png\n")
+    (pair,) = pose_pairs.read_pose_pairs(tmp_path)
+    assert pair[:2] == ("c.png", "a.png")
+    np.testing.assert_allclose(pair.t, cameras.relative(posed["c.png"], posed["a.png"])[1])
+
+
+def test_superglue_lists(tmp_path):
+    T = np.eye(4)
+    T[:3, :3], T[:3, 3] = rotation(0.2, 0.1, 0), [1, 2, 3]
+    path = tmp_path / "pairs.txt"
+    numbers = [*K0.ravel(), *K1.ravel(), *T.ravel()]
+    line = " ".join(["x/a.jpg", "x/b.jpg", "1", "0", *(f"{v:.9f}" for v in numbers)])
+    path.write_text(f"\n# a note\n{line}\n")
+    (pair,) = pose_pairs.read_pose_pairs(path)
+    assert pair[:2] == ("x/a.jpg", "x/b.jpg")
+    for got, expected in zip(pair[2:6], (K0, K1, T[:3, :3], T[:3, 3]), strict=True):
+        np.testing.assert_allclose(got, expected, atol=1e-8)
+    for text, message in (
+        ("a.jpg b.jpg\n", "line 1: 38 fields are expected"),
+        (line.replace("310.", "x310."), "must be numbers"),
+        (line.replace("300.", "-300.", 1), "K must be"),
+        (line.replace(f"{T[0, 0]:.9f}", "2.0"), "R must be a rotation"),
+        ("# nothing\n", "holds no pair"),
+    ):
+        path.write_text(text)
+        with pytest.raises(UserError, match=message):
+            pose_pairs.read_pose_pairs(path)
+
+
+def megadepth(rng):
+    poses = np.empty(3, object)
+    for i in (0, 2):
+        poses[i] = np.eye(4)
+        poses[i][:3, :3], poses[i][:3, 3] = rotation(*rng.normal(size=3)), rng.normal(size=3)
+    return {
+        "image_paths": np.array(["a.jpg", None, "c.jpg"], object),
+        "depth_paths": np.array(["a.h5", None, "c.h5"], object),
+        "intrinsics": np.array([K0, None, K1], object),
+        "poses": poses,
+        "pair_infos": [((2, 0), np.float64(0.3), np.arange(6).reshape(3, 2))],
+    }
+
+
+@pytest.mark.parametrize("form", ["pickle", "npz"])
+def test_megadepth_1500(tmp_path, form):
+    content = megadepth(np.random.default_rng(7))
+    path = tmp_path / "0015_0.1_0.3.npz"
+    if form == "pickle":
+        path.write_bytes(pickle.dumps(content, protocol=2))
+    else:
+        infos = np.empty(1, object)
+        infos[0] = content["pair_infos"][0]
+        np.savez(path, **{**content, "pair_infos": infos})
+    (pair,) = pose_pairs.read_pose_pairs(tmp_path if form == "npz" else path)
+    assert pair[:2] == ("c.jpg", "a.jpg")
+    T0, T1 = content["poses"][2], content["poses"][0]
+    X = np.array([0.3, -0.2, 5, 1])
+    np.testing.assert_allclose(pair.R @ (T0 @ X)[:3] + pair.t, (T1 @ X)[:3])
+    np.testing.assert_array_equal(pair.K0, K1)
+
+
+def test_scannet_1500(tmp_path):
+    rng = np.random.default_rng(8)
+    T = np.column_stack([rotation(*rng.normal(size=3)), rng.normal(size=3)]).astype(np.float32)
+    np.savez(tmp_path / "test.npz", name=np.array([[707, 0, 15, 585]], np.uint16), rel_pose=T.reshape(1, 12))
+    np.savez(tmp_path / "intrinsics.npz", scene0707_00=K0)
+    (pair,) = pose_pairs.read_pose_pairs(tmp_path / "test.npz")
+    assert pair[:2] == ("scene0707_00/color/15.jpg", "scene0707_00/color/585.jpg")
+    np.testing.assert_array_equal(np.column_stack([pair.R, pair.t]), T)
+    np.savez(tmp_path / "intrinsics.npz", scene0001_00=K0)
+    with pytest.raises(UserError, match="no calibration of scene0707_00"):
+        pose_pairs.read_pose_pairs(tmp_path / "test.npz")
+    np.savez(tmp_path / "test.npz", other=K0)
+    with pytest.raises(UserError, match="not an index of MegaDepth-1500"):
+        pose_pairs.read_pose_pairs(tmp_path / "test.npz")
+
+
+class Evil:
+    def __reduce__(self):
+        return print, ("this must not run",)
+
+
+def test_pickles_run_nothing(tmp_path, capsys):
+    path = tmp_path / "x.npz"
+    for content in (Evil(), {"image_paths": [Evil()]}):
+        path.write_bytes(pickle.dumps(content))
+        with pytest.raises(UserError, match=r"asks for builtins\.print"):
+            pickles.load(path)
+    np.savez(path, poses=np.array([Evil()], object))
+    with pytest.raises(UserError, match=r"asks for builtins\.print"):
+        pickles.load(path)
+    assert "must not run" not in capsys.readouterr().out
+    path.write_bytes(pickle.dumps(megadepth(np.random.default_rng(0)))[:200])
+    with pytest.raises(UserError, match="damaged"):
+        pickles.load(path)
+    with pytest.raises(UserError, match="No such file"):
+        pickles.load(tmp_path / "none")
+    for protocol in (0, 2, 5):
+        rows = np.arange(6.0).reshape(2, 3)
+        path.write_bytes(pickle.dumps({"a": rows, "b": [np.float32(2), b"x", "y", None, (1, True)]}, protocol=protocol))
+        got = pickles.load(path)
+        np.testing.assert_array_equal(got["a"], rows)
+        assert got["b"] == [2, b"x", "y", None, (1, True)]
+    fortran = np.asfortranarray(np.arange(6, dtype=np.int16).reshape(2, 3))
+    np.save(tmp_path / "f.npy", fortran)
+    np.testing.assert_array_equal(pickles.load(tmp_path / "f.npy"), fortran)
+
+
+def test_cameras_that_cannot_be_read(tmp_path):
+    with pytest.raises(UserError, match="holds no known cameras"):
+        cameras.read_scene(tmp_path)
+    good = {"K": K0.tolist(), "R": np.eye(3).tolist(), "t": [0, 0, 0], "width": 40, "height": 30}
+    path = tmp_path / "cameras.json"
+    for content, message in (
+        ("{", "does not give a K"),
+        ({"a": {k: v for k, v in good.items() if k != "t"}}, "no field 't'"),
+        ({"a": {**good, "R": np.diag([1, 1, -1]).tolist()}}, "not a rotation"),
+        ({"a": {**good, "K": [[300, 1, 20], [0, 300, 15], [0, 0, 1]]}}, r"a: K must be \[\[fx, 0, cx\]"),
+    ):
+        path.write_text(content if isinstance(content, str) else json.dumps(content))
+        with pytest.raises(UserError, match=message):
+            cameras.read_scene(tmp_path)
+
+
+# ---- the protocol
+
+
+def arguments(data, *more):
+    parser = argparse.ArgumentParser()
+    RELATIVE_POSE.add_flags(parser)
+    return argparse.Namespace(**vars(parser.parse_args(more)), data=str(data), label="truth", weights=None, overwrite=False)
+
+
+def projected_scene(folder, seed=9, count=120):
+    """Three cameras and features made by projection: the descriptor of a point is the same in each, its row is not."""
+    rng = np.random.default_rng(seed)
+    points = np.column_stack([rng.uniform(-2, 2, count), rng.uniform(-1.5, 1.5, count), rng.uniform(4, 9, count)])
+    descriptors = rng.normal(size=(count, 16))
+    descriptors /= np.linalg.norm(descriptors, axis=1, keepdims=True)
+    posed = {f"{c}.png": Posed(K0, rotation(*rng.normal(0, 0.15, 3)), np.array([0.8 * i, rng.normal(), 0.3]), 400, 300) for i, c in enumerate("abc")}
+    write_cameras(folder, posed)
+    orders = {}
+    for name, camera in posed.items():
+        orders[name] = rng.permutation(count)
+        found = feature_files.Features(
+            project(points, camera.K, camera.R, camera.t)[orders[name]].astype(np.float32),
+            descriptors[orders[name]].astype(np.float32),
+            np.ones(count, np.float32),
+            None,
+            (400, 300),
+        )
+        feature_files.write_hdf5(folder / "features.h5", name, found, half=False)
+    return posed, orders
+
+
+def test_exact_features_score_one(tmp_path):
+    projected_scene(tmp_path)
+    found = {r.protocol: r for r in RELATIVE_POSE.score(arguments(tmp_path), tmp_path / "features.h5")}
+    assert set(found) == {"auc/cv2-ransac@1px", "pose-accuracy/cv2-ransac@1px", "precision/sym-epipolar2@0.0005"}
+    auc = found["auc/cv2-ransac@1px"]
+    assert auc.values["auc@5"] > 0.99 and auc.values["failed"] == 0 and auc.dataset == tmp_path.name and auc.method == "truth"
+    assert auc.curve.y["recall"][-1] == 1 and set(auc.per_item) == {"a.png b.png", "a.png c.png", "b.png c.png"}
+    accuracy = found["pose-accuracy/cv2-ransac@1px"].values
+    assert accuracy["rotation@5"] == accuracy["translation@10"] == 1 and accuracy["median_translation_deg"] < 0.1
+    assert found["precision/sym-epipolar2@0.0005"].values == {"precision": 1, "matching_score": 1, "matches": 120}
+    path = result.write(auc, tmp_path)
+    assert result.read(path, "auc/cv2-ransac@1px").values == auc.values
+
+
+def test_matches_from_a_file_count_and_failures_are_infinite(tmp_path):
+    _, orders = projected_scene(tmp_path)
+    where = {name: np.argsort(order) for name, order in orders.items()}
+
+    def write(a, b, points):
+        match_files.write_hdf5(tmp_path / "m.h5", a, b, np.column_stack([where[a][points], where[b][points]]), np.ones(len(points)), 120)
+
+    write("a.png", "b.png", np.arange(90))
+    write("c.png", "a.png", np.arange(3))  # too few, and in the other order than the pair
+    args = arguments(tmp_path, "--matches", str(tmp_path / "m.h5"), "--long-side", "200", "--threshold", "0.5")
+    with pytest.raises(UserError, match=r"no `matches0` of the pair b\.png c\.png"):
+        RELATIVE_POSE.score(args, tmp_path / "features.h5")
+    match_files.write_hdf5(tmp_path / "m.h5", "b.png", "c.png", np.zeros((0, 2), int), np.zeros(0), 120)
+    auc, accuracy, precision = RELATIVE_POSE.score(args, tmp_path / "features.h5")
+    assert auc.protocol == "auc/cv2-ransac@0.5px-200"
+    assert auc.values["failed"] == pytest.approx(2 / 3) and 0.32 < auc.values["auc@5"] <= 1 / 3
+    assert np.isinf(accuracy.values["median_rotation_deg"]) and accuracy.values["rotation@5"] == pytest.approx(1 / 3)
+    assert precision.per_item["a.png c.png"] == {"matches": 3, "right": 3, "precision": 1, "matching_score": 3 / 120}
+    assert precision.per_item["b.png c.png"]["precision"] == 0
+    assert result.read(result.write(accuracy, tmp_path)).values["median_rotation_deg"] == np.inf
+    feature_files.write_hdf5(tmp_path / "other.h5", "a.png", feature_files.Features(np.zeros((5, 2)), np.zeros((5, 4)), np.ones(5), None, (400, 300)))
+    with pytest.raises(UserError, match=r"holds no features of 2 of the 3 images, such as b\.png"):
+        RELATIVE_POSE.score(args, tmp_path / "other.h5")
+
+
+def test_features_without_descriptors_npz_folders_and_foreign_matches(tmp_path):
+    posed, orders = projected_scene(tmp_path)
+    points = np.arange(120)
+    for a, b in (("a.png", "b.png"), ("a.png", "c.png"), ("b.png", "c.png")):
+        rows = np.column_stack([np.argsort(orders[name])[points] for name in (a, b)])
+        match_files.write_hdf5(tmp_path / "m.h5", a, b, rows, np.ones(120), 120)
+    for name in posed:
+        found = feature_files.read_hdf5(tmp_path / "features.h5", name)
+        feature_files.write_npz(tmp_path / "npz", name, found, "test")
+        for file, kept in (("bare.h5", found), ("few.h5", found.take(np.arange(50)))):
+            bare = feature_files.Features(kept.keypoints, np.zeros((len(kept), 0), np.float32), kept.scores, None, (400, 300))
+            feature_files.write_hdf5(tmp_path / file, name, bare)
+    matches = ("--matches", str(tmp_path / "m.h5"))
+    for args, predictions in ((arguments(tmp_path, *matches), "bare.h5"), (arguments(tmp_path, "--suffix", ".test"), "npz")):
+        assert RELATIVE_POSE.score(args, tmp_path / predictions)[2].values == {"precision": 1, "matching_score": 1, "matches": 120}
+    with pytest.raises(UserError, match=r"the matches of a\.png b\.png point beyond the 50 keypoints of a\.png"):
+        RELATIVE_POSE.score(arguments(tmp_path, *matches), tmp_path / "few.h5")
+    with pytest.raises(UserError, match="no descriptors"):
+        RELATIVE_POSE.score(arguments(tmp_path), tmp_path / "bare.h5")
+    with pytest.raises(UserError, match="There is no file --matches"):
+        RELATIVE_POSE.score(arguments(tmp_path, "--matches", "nowhere.h5"), tmp_path / "bare.h5")
+    with pytest.raises(UserError, match="with --data or a list with --pairs"):
+        RELATIVE_POSE.score(argparse.Namespace(**{**vars(arguments(tmp_path)), "data": None}), tmp_path / "bare.h5")
+
+
+def test_a_resized_calibration_projects_onto_resized_pixels():
+    rng = np.random.default_rng(10)
+    points, R, t = scene(rng, 7)
+    xy, K = at_long_side(project(points, K0, R, t), K0, (400, 300), 100)
+    np.testing.assert_allclose(project(points, K, R, t), xy)
+    np.testing.assert_allclose(xy, (project(points, K0, R, t) + 0.5) / 4 - 0.5)
