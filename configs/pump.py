@@ -7,6 +7,8 @@ paper    the published recipe: 50 epochs of 16,000 pairs are 50,000 steps of 16 
            --config.data.synthetic=photos:WEB_PHOTOS@3125,photos:SFM120K/ims@4875 --config.data.real=sfm120k:SFM120K
          (the published run draws 3,125 web photographs and 4,875 of SfM-120k an epoch, and 8,000 pairs of SfM-120k).
 paper_s, paper_u  the published recipe on one half of the loss, same number of pairs a step.
+shipped  how the weights inside the package were trained: the default for 600 steps on more photographs (the list is in jaxdesc/weights/pump.md):
+           --config.data.synthetic=photos:PHOTOS --config.data.real=pairs:SCENES
 smoke    two steps of a tiny network, for tests.
 """
 
@@ -39,6 +41,16 @@ def _paper() -> ExperimentConfig:
     )
 
 
+def _shipped() -> ExperimentConfig:
+    base = _default()
+    return replace(
+        base,
+        data=replace(base.data, synthetic=(Source("photos", ""),), real=(Source("pairs", ""),), canvas_px=1024),
+        train=TrainConfig(steps=600),
+        report=replace(base.report, validate_every=150),
+    )
+
+
 def _smoke() -> ExperimentConfig:
     base = _default()
     return replace(
@@ -65,6 +77,7 @@ VARIANTS = {
     "paper": _paper,
     "paper_s": lambda: _half(_paper(), "s"),
     "paper_u": lambda: _half(_paper(), "u"),
+    "shipped": _shipped,
     "smoke": _smoke,
 }
 

@@ -229,8 +229,8 @@ def data(args: argparse.Namespace) -> None:
     for _ in islice(batches, count):
         pass
     rate = count / (time.perf_counter() - start)
-    images = cfg.data.synthetic_per_batch + 2 * cfg.data.real_per_batch
-    pairs = cfg.data.synthetic_per_batch + cfg.data.real_per_batch
+    images = cfg.data.synthetic_per_batch + 2 * (cfg.data.real_per_batch + cfg.data.posed_per_batch)
+    pairs = cfg.data.synthetic_per_batch + cfg.data.real_per_batch + cfg.data.posed_per_batch
     print(
         f"{rate:.1f} batches/s, {rate * images:.0f} images/s, {rate * pairs:.0f} pairs/s with {cfg.data.threads} threads; canvases of {cfg.data.canvas_px} px"
     )

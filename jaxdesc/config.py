@@ -26,7 +26,10 @@ def option(default: Any, doc: str, *, above=None, at_least=None, at_most=None, c
 class Source:
     """Where photographs come from; on a command line `kind:path@weight`, several joined by commas."""
 
-    kind: str = option("embedded", "photographs: embedded, photos; pairs: embedded, pairs, sfm120k; posed pairs: embedded, rendered, colmap, megadepth")
+    kind: str = option(
+        "embedded",
+        "photographs: embedded, photos; pairs: embedded, pairs, sfm120k; posed pairs: embedded, rendered, colmap, megadepth; keypoint pairs: embedded, photos, keypoints, pf-pascal, pf-willow, spair",
+    )
     path: str = option("", "folder; empty for embedded data and for scenes rendered from it")
     weight: float = option(1.0, "share of the draws, relative to the other sources of the list", above=0)
 
@@ -50,12 +53,15 @@ class DataConfig:
     synthetic: tuple[Source, ...] = option((Source(),), "photographs that are paired with a warped copy of themselves")
     real: tuple[Source, ...] = option((Source(),), "pairs of photographs of one place, unlabelled")
     posed: tuple[Source, ...] = option((Source("rendered", weight=15.0), Source()), "pairs of views with known cameras")
+    semantic: tuple[Source, ...] = option((Source(),), "pairs with common keypoints; photographs are paired with a warped copy of themselves")
     synthetic_per_batch: int = option(8, "synthetic pairs of a batch, over all devices", at_least=0)
     real_per_batch: int = option(8, "real pairs of a batch, over all devices", at_least=0)
     posed_per_batch: int = option(0, "posed pairs of a batch, over all devices", at_least=0)
+    semantic_per_batch: int = option(0, "keypoint pairs of a batch, over all devices", at_least=0)
     canvas_px: int = option(1024, "longer side of a photograph on the device; larger ones are shrunk on the host", at_least=32)
     correspondences: int = option(128, "correspondences of a real pair that travel to aim its crops", at_least=4)
     keypoints: int = option(4500, "keypoints of image 1 of a posed pair that travel as candidates for its queries", at_least=1)
+    common_keypoints: int = option(40, "keypoints of a keypoint pair that travel; of a warped photograph, the largest square grid of no more", at_least=1)
     pose_noise: tuple[float, float] = option((0.0, 0.0), "errors added to relative poses: rotation within +- degrees, translation within +- percent")
     curriculum: int = option(0, "batches during which posed pairs of ever larger rotation are let in; 0: all from the start", at_least=0)
     cache: str = option("", "folder of prepared datasets; empty: $JAXDESC_CACHE or ~/.cache/jaxdesc")
@@ -64,10 +70,22 @@ class DataConfig:
 
 
 @dataclass(frozen=True)
+class WarpConfig:
+    """Random affine maps and thin-plate splines; lengths are shares of the image's height and width."""
+
+    shift: float = option(0.15, "greatest translation", at_least=0, at_most=1)
+    shift_std: float = option(0.075, "standard deviation of the translation, normally distributed, before it is cut off at `shift`", at_least=0)
+    angle_deg: float = option(10.0, "rotation uniform within +- this", at_least=0, at_most=180)
+    scale: tuple[float, float] = option((0.8, 1.2), "scale uniform between these")
+    bend: float = option(0.1, "control points of the spline move by up to +- this, uniform", at_least=0, at_most=1)
+    control: int = option(3, "control points a side", at_least=2)
+
+
+@dataclass(frozen=True)
 class DrawConfig:
     """Random geometry and colour, drawn and applied on the device."""
 
-    crop_px: int = option(256, "side of the square crops that a loss sees", at_least=32)
+    crop_px: int = option(256, "side of the square crops that a loss sees; images of keypoint pairs are squashed to it as a whole", at_least=32)
     tilt: float = option(0.5, "perspective skew of a synthetic warp, of the longer side", at_least=0, at_most=0.9)
     rotation_deg: float = option(20.0, "rotation of image 2, uniform within +- this", at_least=0, at_most=180)
     min_side_px: float = option(256.0, "least shorter side that image 2 is rescaled to (log-uniform)", above=0)
@@ -82,7 +100,10 @@ class DrawConfig:
     hue: float = option(0.0, "colour jitter of both images, turns within +- this", at_least=0, at_most=0.5)
     swap_probability: float = option(0.5, "images of a pair change places; posed pairs come both ways in any case", at_least=0, at_most=1)
     flip_probability: float = option(0.5, "both images are mirrored", at_least=0, at_most=1)
-    posed_hw: tuple[int, int] = option((480, 640), "rows and columns of the views of a posed pair; they are cut to this shape and resized, not rotated or tilted")
+    posed_hw: tuple[int, int] = option(
+        (480, 640), "rows and columns of the views of a posed pair; they are cut to this shape and resized, not rotated or tilted"
+    )
+    warp: WarpConfig = WarpConfig()  # of photographs that keypoint pairs are made of
     queries: int = option(500, "points of view 1 that a posed pair asks for, 9 of 10 SIFT keypoints", at_least=1)
 
 
@@ -113,7 +134,7 @@ class ReportConfig:
 
     log_every: int = option(10, "steps between lines of metrics", at_least=1)
     validate_every: int = option(1000, "steps between validations and pictures", at_least=1)
-    validation_pairs: int = option(16, "fixed synthetic pairs of held-out photographs", at_least=1)
+    validation_pairs: int = option(16, "fixed held-out pairs of each part that can be scored", at_least=1)
     checkpoint_every: int = option(500, "steps between checkpoints", at_least=1)
     keep_last: int = option(3, "newest checkpoints kept, beside the best one", at_least=1)
 
@@ -180,9 +201,11 @@ def validate(config: ExperimentConfig) -> ExperimentConfig:
         raise UserError(f"get_config must return an ExperimentConfig, not {type(config).__name__}.")
     _validate_fields(config, "config")
     data, draw, optim, train = config.data, config.draw, config.optim, config.train
-    if data.synthetic_per_batch + data.real_per_batch + data.posed_per_batch == 0:
-        raise UserError("config.data.synthetic_per_batch, real_per_batch and posed_per_batch are all 0: a batch needs at least one pair.")
-    for half in ("synthetic", "real", "posed"):
+    if data.synthetic_per_batch + data.real_per_batch + data.posed_per_batch + data.semantic_per_batch == 0:
+        raise UserError("config.data.synthetic_per_batch, real_per_batch, posed_per_batch and semantic_per_batch are all 0: a batch needs at least one pair.")
+    if not 0 < draw.warp.scale[0] <= draw.warp.scale[1]:
+        raise UserError(f"config.draw.warp.scale = {draw.warp.scale} must be two numbers above 0, the smaller one first.")
+    for half in ("synthetic", "real", "posed", "semantic"):
         if getattr(data, f"{half}_per_batch") and not getattr(data, half):
             raise UserError(
                 f"config.data.{half} is empty but config.data.{half}_per_batch = {getattr(data, f'{half}_per_batch')}: name a source or set it to 0."

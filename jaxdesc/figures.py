@@ -1,7 +1,7 @@
 """The papers' pictures, from arrays to pixels."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -189,21 +189,118 @@ def peaks(responses: np.ndarray, count: int) -> np.ndarray:
     return np.column_stack([rows, columns])[best]
 
 
+def distributions(image1: np.ndarray, image2: np.ndarray, xy1: np.ndarray, xy2: np.ndarray | None, found: Any) -> np.ndarray:
+    """Where queries may be in image 2, one row a query. Source: CAPS, supplement, figure 1.
+
+    From left to right: the query in image 1; its true place in image 2, where that is known; the coarse and the fine probabilities laid over image 2, the latter
+    with the window outside of which they are 0.
+
+    Args:
+      image1, image2: (H, W, 3) in [0, 1] or uint8.
+      xy1: (N, 2) pixels of image 1; xy2: (N, 2) pixels of image 2, or None.
+      found: with the fields coarse (N, h, w) and fine (N, r, c), probabilities on grids whose corners are the centres of the image's, or of the window's, corner
+        pixels; window_px (N, 4) the window's left, top, right and bottom.
+    Returns:
+      (H', W', 3) uint8.
+    """
+    figure = Figure(figsize=(14, 3.5 * max(image1.shape[0] / image1.shape[1], image2.shape[0] / image2.shape[1]) * len(xy1)), dpi=100, layout="constrained")
+    height, width = image2.shape[:2]
+    for i, row in enumerate(figure.subplots(len(xy1), 4, squeeze=False)):
+        for axes, image in zip(row, (image1, image2, image2, image2), strict=True):
+            axes.imshow(image)
+        row[0].plot(*xy1[i], "o", color="red", markeredgecolor="white", markersize=6)
+        if xy2 is not None:
+            row[1].plot(*xy2[i], "o", color="red", markeredgecolor="white", markersize=6)
+        left, top, right, bottom = found.window_px[i]
+        _heat(row[2], found.coarse[i], (0, 0, width - 1, height - 1))
+        _heat(row[3], found.fine[i], (left, top, right, bottom))
+        row[3].add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, edgecolor="red", linewidth=1.2))
+        for axes, image in zip(row, (image1, image2, image2, image2), strict=True):
+            axes.set(xticks=[], yticks=[], xlim=(-0.5, image.shape[1] - 0.5), ylim=(image.shape[0] - 0.5, -0.5))
+        if i == 0:
+            for axes, title in zip(row, ("query", "true match" if xy2 is not None else "image 2", "coarse", "fine"), strict=True):
+                axes.set_title(title)
+    return _pixels(figure)
+
+
+def _heat(axes: Axes, values: np.ndarray, box: Sequence[float]) -> None:
+    """Lays values over the axes, the more opaque the greater; the grid's corners are the corners (left, top, right, bottom) of the box."""
+    (rows, columns), (left, top, right, bottom) = values.shape, box
+    dx, dy = (right - left) / max(columns - 1, 1) / 2, (bottom - top) / max(rows - 1, 1) / 2
+    share = values / values.max()
+    axes.imshow(share, cmap="jet", alpha=0.25 + 0.6 * share, extent=(left - dx, right + dx, bottom + dy, top - dy), vmin=0, vmax=1, zorder=2)
+
+
+def dense_correspondence(image1: np.ndarray, image2: np.ndarray, xy1: np.ndarray, xy2: np.ndarray, step_px: float = 50.0) -> np.ndarray:
+    """Both images, and again with matches as dots whose colours say which belong together. Source: CAPS, supplement, figure 2.
+
+    Args:
+      image1, image2: (H, W, 3) in [0, 1] or uint8.
+      xy1, xy2: (N, 2) pixels; of all matches those are drawn that lie at the nodes of a grid of image 1, see `on_grid`.
+      step_px: spacing of the grid.
+    Returns:
+      (H', W', 3) uint8.
+    """
+    height, width = image1.shape[:2]
+    picked = on_grid(xy1, (height, width), step_px)
+    x, y = xy1[picked].T / np.array([[max(width - 1, 1)], [max(height - 1, 1)]])
+    colours = np.clip(np.stack([x, y, 1 - x], 1), 0, 1)
+    figure = Figure(figsize=(16, 4 * max(height / width, image2.shape[0] / image2.shape[1])), dpi=100, layout="constrained")
+    panels = figure.subplots(1, 4)
+    for i, (image, xy) in enumerate(((image1, xy1), (image2, xy2))):
+        panels[i].imshow(image)
+        panels[2 + i].imshow(image, alpha=0.4)
+        panels[2 + i].scatter(*xy[picked].T, s=40, c=colours, edgecolors="black", linewidths=0.5)
+        for axes in (panels[i], panels[2 + i]):
+            axes.set(xticks=[], yticks=[], xlim=(-0.5, image.shape[1] - 0.5), ylim=(image.shape[0] - 0.5, -0.5))
+    return _pixels(figure)
+
+
+def on_grid(xy: np.ndarray, size_hw: tuple[int, int], step_px: float) -> np.ndarray:
+    """Indices of the points (N, 2) that are nearest to the nodes step/2, 3 step/2, ... of an image, row by row; nodes without any within step/2 are left out."""
+    ys, xs = (np.arange(step_px / 2, side, step_px) for side in size_hw)
+    picked = []
+    for node in np.stack(np.meshgrid(xs, ys), -1).reshape(-1, 2):
+        distance = np.linalg.norm(np.asarray(xy) - node, axis=1)
+        if len(distance) and distance.min() <= step_px / 2:
+            picked.append(int(distance.argmin()))
+    return np.array(picked, np.int64)
+
+
+NOT_LOSSES = ("grad_norm", "images_per_s")  # of what a step tells
+
+
 def training_curve(metrics: Path) -> np.ndarray:
-    """Loss (left) and validation MMA (right) against steps, from a run's metrics.jsonl."""
+    """A run's metrics.jsonl against steps: the loss and its parts; shares of right matches in training and validation; and, where a validation measured any, mean
+    distances in pixels. Source: CAPS, supplement, figure 4."""
     rows = [json.loads(line) for line in Path(metrics).read_text().splitlines()]
-    figure = Figure(figsize=(10, 4), dpi=100, layout="constrained")
-    left, right = figure.subplots(1, 2)
-    for axes, split, names in ((left, "train", ("loss", "L_AP", "L_uniq")), (right, "validation", ("mma@1px", "mma@3px", "mma@5px"))):
-        chosen = [row for row in rows if row["split"] == split]
-        for name in names:
-            points = [(row["step"], row[name]) for row in chosen if name in row]
-            if points:
-                axes.plot(*zip(*points, strict=True), label=name, marker="." if split == "validation" else None)
+
+    def series(split: str, wanted: Callable[[str], bool]) -> dict[str, list[tuple[float, float]]]:
+        found: dict[str, list[tuple[float, float]]] = {}
+        for row in rows:
+            if row["split"] == split:
+                for name in sorted(set(row) - {"step", "split"}, key=lambda name: (name != "loss", name)):
+                    if wanted(name):
+                        found.setdefault(name, []).append((row["step"], row[name]))
+        return found
+
+    shares = series("validation", lambda name: "@" in name), series("train", lambda name: "@" in name)
+    distances = series("validation", lambda name: name.endswith("_px"))
+    panels = [
+        ("training loss", {}, series("train", lambda name: "@" not in name and name not in NOT_LOSSES)),
+        ("share of matches within so many pixels of the truth", *shares),
+        *([("validation: mean distance, pixels", distances, {})] if distances else []),
+    ]
+    figure = Figure(figsize=(5 * len(panels), 4), dpi=100, layout="constrained")
+    for axes, (title, validation, train) in zip(figure.subplots(1, len(panels)), panels, strict=True):
+        for name, points in train.items():
+            axes.plot(*zip(*points, strict=True), label=f"{name}, training" if validation else name, linewidth=1)
+        for name, points in validation.items():
+            axes.plot(*zip(*points, strict=True), label=f"{name}, validation" if train else name, marker=".")
         axes.set_xlabel("step")
-        axes.set_title("training loss" if split == "train" else "validation: share of matches within 1, 3, 5 px")
+        axes.set_title(title)
         axes.grid(alpha=0.3)
         if axes.lines:
             axes.legend()
-    right.set_ylim(0, 1)
+    figure.axes[1].set_ylim(0, 1)
     return _pixels(figure)

@@ -6,30 +6,33 @@ import json
 import math
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 
 import jax
 import numpy as np
+import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from PIL import Image
 
 from jaxdesc import config as configs
 from jaxdesc import figures
 from jaxdesc.data.draw import draw_batch
-from jaxdesc.data.pipeline import open_data
+from jaxdesc.data.pipeline import Data, open_data
 from jaxdesc.engine.optim import make_optimizer
-from jaxdesc.engine.step import AXIS, inference_variables, init_state, train_step, validation_step
+from jaxdesc.engine.step import AXIS, inference_variables, init_state, new_state, right, train_step, validation_step
 from jaxdesc.methods import METHODS
-from jaxdesc.ops.geometry import apply_homography
 from jaxdesc.report import Reporter
 from jaxdesc.store.checkpoint import Checkpoints
 from jaxdesc.store.files import atomic
-from jaxdesc.types import RawBatch, TrainState, UserError
+from jaxdesc.store.pretrained import pretrained
+from jaxdesc.types import Batch, Correspondences, KeypointPair, Pair, PosedPair, RawBatch, TrainState, UserError
 
 IN_FLIGHT = 2  # steps that may run ahead of the metrics that the host reads
-VALIDATION_SEED = 1_234_567  # of the fixed warps of the validation pairs, whatever a run's own seed
+VALIDATION_SEED = 1_234_567  # of the fixed draws of the validation pairs, whatever a run's own seed
+PER_BATCH = "_per_batch"  # how the names of the fields end that say how many pairs of a kind a batch holds
 
 
 def claim(workdir: Path, cfg: configs.ExperimentConfig) -> None:
@@ -61,19 +64,25 @@ def _differences(ours: dict, theirs: dict, prefix: str = ""):
             yield f"{prefix}{name}", mine, other
 
 
+def pairs_per_batch(data: configs.DataConfig) -> dict[str, int]:
+    """Pairs of each part that a batch has, {"synthetic": 8, ...}; parts that it lacks are absent."""
+    counts = {field.name.removesuffix(PER_BATCH): getattr(data, field.name) for field in fields(data) if field.name.endswith(PER_BATCH)}
+    return {part: count for part, count in counts.items() if count}
+
+
 def devices_for(cfg: configs.ExperimentConfig) -> list[jax.Device]:
     """The devices to train on: all of them, or in one process as many as share the batch evenly."""
-    counts = [n for n in (cfg.data.synthetic_per_batch, cfg.data.real_per_batch) if n]
+    counts = pairs_per_batch(cfg.data)
 
     def fits(devices):
-        return all(n % (devices * cfg.train.accumulate) == 0 for n in counts)
+        return all(n % (devices * cfg.train.accumulate) == 0 for n in counts.values())
 
     if jax.process_count() == 1:
         return jax.devices()[: next(n for n in range(jax.device_count(), 0, -1) if fits(n))]
     if not fits(jax.device_count()):
         raise UserError(
-            f"Batches of {' and '.join(map(str, counts))} pairs in {cfg.train.accumulate} part(s) do not divide over {jax.device_count()} devices: "
-            "change config.data.synthetic_per_batch, config.data.real_per_batch or config.train.accumulate."
+            f"Batches of {' and '.join(map(str, counts.values()))} pairs in {cfg.train.accumulate} part(s) do not divide over {jax.device_count()} devices: "
+            f"change {', '.join(f'config.data.{part}{PER_BATCH}' for part in counts)} or config.train.accumulate."
         )
     return jax.devices()
 
@@ -124,6 +133,24 @@ def _finite_or_raise(step: int, metrics: dict[str, float], checkpoints: Checkpoi
         raise UserError(f"{', '.join(wrong)} became non-finite in step {step}: training stopped, {kept}; try a smaller config.optim.learning_rate.")
 
 
+def validation_batch(data: Data, parts: Collection[str], count: int, draw: Callable[[jax.Array, RawBatch], Batch]) -> Batch:
+    """`count` held-out pairs of each part of a run's batches, the same in every run; of photographs with a warped copy instead of real pairs, of which nothing is
+    known."""
+    slots = np.arange(count, dtype=np.int32)
+    raw = {part: (getattr(data, f"validation_{part}")(count), slots) for part in parts if part not in ("synthetic", "real")}
+    if len(raw) < len(parts):
+        raw["synthetic"] = (data.validation_photos(count), slots)
+    batch = jax.jit(draw)(jax.random.key(VALIDATION_SEED), raw)
+    if "posed" in parts and not batch["posed"].known.any():
+        batch["posed"] = batch["posed"].replace(xy2_px=None, known=None)
+    return batch
+
+
+def with_pretrained(state: TrainState, spec: str, optimizer: optax.GradientTransformation, say: Callable[[str], None]) -> TrainState:
+    """The state of step 0 with the variables that `spec`, config.method.weights, names put in; see `store.pretrained`, also for errors."""
+    return new_state(pretrained({"params": state.params, **state.model_state}, spec, say), optimizer)
+
+
 def run(cfg: configs.ExperimentConfig, workdir: str | Path) -> dict[str, float]:
     """Trains, resuming whatever the workdir holds; returns the last validation's metrics.
 
@@ -149,22 +176,22 @@ def run(cfg: configs.ExperimentConfig, workdir: str | Path) -> dict[str, float]:
     local = len(devices) // jax.process_count()
     parallel_step = parallel(step_function, devices)
 
-    photos = data.validation_photos(cfg.report.validation_pairs)
-    slots = np.arange(cfg.report.validation_pairs, dtype=np.int32)
-    validation = jax.jit(draw)(jax.random.key(VALIDATION_SEED), {"synthetic": (photos, slots)})["synthetic"]
+    pairs = pairs_per_batch(cfg.data)
+    validation = validation_batch(data, pairs, cfg.report.validation_pairs, draw)
     validate = jax.jit(partial(validation_step, method=method))
-    state = jax.jit(partial(init_state, method, optimizer, seed=cfg.train.seed))({"synthetic": validation})
 
     with Checkpoints(workdir / "checkpoints", cfg.report.keep_last) as checkpoints, _Stop() as stop:
         position = 0
+        state = jax.jit(partial(init_state, method, optimizer, seed=cfg.train.seed))(validation)
         if checkpoints.latest() is not None:
             state, position = checkpoints.restore(state)
             if main:
                 done = int(state.step) >= cfg.train.steps
                 print(f"{workdir} is finished at step {int(state.step)}" if done else f"resuming {workdir} at step {int(state.step)}")
+        elif hasattr(cfg.method, "weights"):
+            state = with_pretrained(state, cfg.method.weights, optimizer, print if main else lambda sentence: None)
         start = int(state.step)
-        images = 2 * (cfg.data.synthetic_per_batch + cfg.data.real_per_batch)
-        reporter = Reporter(workdir, start, cfg.train.steps, images, enabled=main)
+        reporter = Reporter(workdir, start, cfg.train.steps, 2 * sum(pairs.values()), enabled=main)
         state = replicate(state, devices)
         pending: collections.deque = collections.deque()
         scores: dict[str, float] = {}
@@ -186,11 +213,14 @@ def run(cfg: configs.ExperimentConfig, workdir: str | Path) -> dict[str, float]:
 
         def evaluate(step: int) -> None:
             settle(0)
-            values, matches = validate(inference_variables(current()), validation)
-            scores.update({name: float(value) for name, value in values.items()})
+            matches = {}
+            for part, known in validation.items():
+                values, matches[part] = validate(inference_variables(current()), known)
+                scores.update({name: float(value) for name, value in values.items()})
             reporter.metrics(step, scores, "validation")
             if main:
-                picture = _picture(validation, matches)
+                part = next(iter(matches))
+                picture = _picture(validation[part], matches[part])
                 _save_png(workdir / f"matches_{step:06d}.png", picture)
                 reporter.image(step, "validation/matches", picture)
                 reporter.say(f"step {step}: " + ", ".join(f"{name} {value:.3f}" for name, value in scores.items()))
@@ -231,14 +261,11 @@ def run(cfg: configs.ExperimentConfig, workdir: str | Path) -> dict[str, float]:
     return scores
 
 
-def _picture(validation, matches) -> np.ndarray:
-    """The matches of the first validation pair; green within 3 px of the truth."""
-    first = jax.tree.map(lambda x: np.asarray(x[0]), (validation, matches))
-    pair, found = first
-    truth = np.asarray(apply_homography(pair.H_1to2, found.xy1_px))
-    good = np.linalg.norm(truth - found.xy2_px, axis=-1) <= 3
+def _picture(validation: Pair | PosedPair | KeypointPair, matches: Correspondences) -> np.ndarray:
+    """The matches of the first validation pair; green where they are right."""
+    pair, found = jax.tree.map(lambda x: np.asarray(x[0]), (validation, matches))
     kept = found.valid
-    return figures.side_by_side(pair.image1, pair.image2, found.xy1_px[kept], found.xy2_px[kept], good[kept])
+    return figures.side_by_side(pair.image1, pair.image2, found.xy1_px[kept], found.xy2_px[kept], np.asarray(right(pair, found))[kept])
 
 
 def _save_png(path: Path, picture: np.ndarray) -> None:

@@ -37,8 +37,8 @@ def flags() -> argparse.ArgumentParser:
     folder = parser.add_argument_group("a folder")
     folder.add_argument("--pairs", metavar="FILE.txt", help="two image names a line, relative to the folder (default: every pair)")
     folder.add_argument("--features", metavar="FILE.h5", help="keypoints that the pairs share (default: OUT with _features before its suffix)")
-    folder.add_argument("--cell", type=float, default=8.0, metavar="PX", help="one keypoint in a square of this side (default: 8)")
-    folder.add_argument("--max-error", type=float, default=2.0, metavar="PX", help="that joining a match's end to a keypoint may cost (default: 2)")
+    folder.add_argument("--cell", type=float, default=4.0, metavar="PX", help="one keypoint in a square of this side (default: 4)")
+    folder.add_argument("--max-error", type=float, default=4.0, metavar="PX", help="that joining a match's end to a keypoint may cost (default: 4)")
     return parser
 
 
@@ -52,6 +52,7 @@ def match_pair(predictor, inputs: list[Path], options, max_side: int | None, out
     """
     import numpy as np
     from PIL import Image
+    from tqdm import tqdm
 
     from jaxdesc import figures
     from jaxdesc.predictor import as_rgb, densified
@@ -67,7 +68,14 @@ def match_pair(predictor, inputs: list[Path], options, max_side: int | None, out
             raise UserError(f"--heatmaps shows a pyramid of correlations, which {predictor.name} does not have: leave it out, or use weights of pump.")
         levels = import_module(pyramid).query_maps(predictor.describe(image1), predictor.describe(image2), query)
         pictures["heatmaps"] = figures.heat_maps(image1, image2, levels)
-    matches = predictor.match_with(image1, image2, options, max_side)
+    with tqdm(desc="matching", bar_format="{desc}: {percentage:3.0f}% |{bar}| {elapsed}<{remaining}", dynamic_ncols=True) as bar:
+
+        def progress(done, todo):
+            bar.total = todo
+            bar.update(done - bar.n)
+
+        matches = predictor.match_with(image1, image2, options, max_side, progress=progress)
+        bar.update((bar.total or 0) - bar.n)
     if "dense" in out or "warp" in out:
         positions = densified(matches, image1.shape[:2], image2.shape[:2])
     if "figure" in out:

@@ -32,6 +32,7 @@ from jaxdesc.store.checkpoint import Checkpoints
 from jaxdesc.types import Array, Pair, UserError, Variables
 
 ImageLike = str | os.PathLike | Image.Image | np.ndarray
+Progress = Callable[[int, int], None]  # (done, to do)
 
 DEFAULT = "pump"
 SHIPPED = Path(__file__).parent / "weights"
@@ -118,17 +119,27 @@ class Predictor:
             out[level == i] = self._sampled(pixels, xy[level == i], SCALES[i])
         return out
 
-    def match(self, image1: ImageLike, image2: ImageLike, *, max_side: int | None = None, say: Callable[[str], None] = tell, **options: Any) -> Matches:
+    def match(
+        self,
+        image1: ImageLike,
+        image2: ImageLike,
+        *,
+        max_side: int | None = None,
+        say: Callable[[str], None] = tell,
+        progress: Progress | None = None,
+        **options: Any,
+    ) -> Matches:
         """Quasi-dense matches.
 
         Args:
           max_side: images with a longer side are shrunk to it before; positions are those of the given images all the same.
           say: is told in a sentence when the images are too large to be matched as a whole.
+          progress: is told the work done and the work to do, in units that time is proportional to.
           options: fields of the method's MatchOptions: max_scale (default 4), max_rotation_deg (default 0), memory_bytes, ...
         Raises:
           UserError: as `describe`; an unknown option or a value that it cannot take.
         """
-        return self.match_with(image1, image2, self.options(**options), max_side, say)
+        return self.match_with(image1, image2, self.options(**options), max_side, say, progress)
 
     def options(self, **options: Any) -> Any:
         """The method's MatchOptions, the same for many pairs.
@@ -138,11 +149,19 @@ class Predictor:
         """
         return _fields(self.module.infer.MatchOptions, options, f"{self.name}'s MatchOptions")
 
-    def match_with(self, image1: ImageLike, image2: ImageLike, options: Any, max_side: int | None = None, say: Callable[[str], None] = tell) -> Matches:
+    def match_with(
+        self,
+        image1: ImageLike,
+        image2: ImageLike,
+        options: Any,
+        max_side: int | None = None,
+        say: Callable[[str], None] = tell,
+        progress: Progress | None = None,
+    ) -> Matches:
         """`match` with options that are made already."""
         given = [as_rgb(image) for image in (image1, image2)]
         shrunk = [resized(pixels, fitted_hw(pixels.shape[:2], max_side)) for pixels in given]
-        found = self._method.match(self.variables, *shrunk, options, say)
+        found = self._method.match(self.variables, *shrunk, options, say, progress)
         kept = np.asarray(found.valid)
         ends = [
             rescale_xy(np.asarray(xy)[kept], small.shape[:2], large.shape[:2]).astype(np.float32)
@@ -277,7 +296,8 @@ def load(weights: str | os.PathLike | None = None, **overrides: Any) -> Predicto
     if text in METHODS:
         path = SHIPPED / f"{text}.safetensors"
         if not path.is_file():
-            return _untrained(text, overrides)
+            tell(f"no trained weights come with {text} yet: these are RANDOM weights, UNTRAINED; give a training workdir or a weight file.")
+            return untrained(text, **overrides)
     if path.is_dir():
         name, fields, restore = _workdir(path)
     elif path.is_file():
@@ -298,8 +318,12 @@ def load(weights: str | os.PathLike | None = None, **overrides: Any) -> Predicto
     return Predictor(name, config, variables, text)
 
 
-def _untrained(name: str, overrides: dict) -> Predictor:
-    tell(f"no trained weights come with {name} yet: these are RANDOM weights, UNTRAINED; give a training workdir or a weight file.")
+def untrained(name: str, **overrides: Any) -> Predictor:
+    """A method with random weights, the same each time: what training starts from.
+
+    Raises:
+      UserError: a field of the method's Config that does not exist or does not fit.
+    """
     config = _overridden(import_module(f"jaxdesc.methods.{name}").Config(), overrides)
     variables = jax.jit(METHODS[name](config).init)(jax.random.key(0), _example())
     return Predictor(name, config, variables, f"{name}, untrained")

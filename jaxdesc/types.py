@@ -53,9 +53,21 @@ class PosedPair:
     slot: Array  # (B,) int32 place in the global batch: what the example's random draws are folded with
 
 
+@struct.dataclass
+class KeypointPair:
+    """Two images of objects of one category, or an image and a warped copy of it; row k of the keypoints is the same part in both."""
+
+    image1: Array  # (B, H, W, 3) float32 RGB in [0, 1]
+    image2: Array  # (B, H, W, 3) float32 RGB in [0, 1]
+    xy1_px: Array  # (B, K, 2) float32 in image 1
+    xy2_px: Array  # (B, K, 2) float32 in image 2
+    valid: Array  # (B, K) bool: the keypoint exists
+    slot: Array  # (B,) int32 place in the global batch: what the example's random draws are folded with
+
+
 # A training batch has a static split: {"synthetic": ..., "real": ..., "posed": ...}; a part that a run does not use is absent.
-RawBatch = dict[str, Any]  # {"synthetic": (Canvas, slot), "real": (RawPair, slot)}
-Batch = dict[str, Pair | PosedPair]
+RawBatch = dict[str, Any]  # {"synthetic": (Canvas, slot), "real": (RawPair, slot), "posed": (data.posed_draw.RawPosedPair, slot), ...}
+Batch = dict[str, Pair | PosedPair | KeypointPair]
 Variables = dict[str, Any]  # {"params": ..., "batch_stats": ...}
 
 
@@ -96,5 +108,8 @@ class Method(NamedTuple):
     init: Callable[..., Variables]  # (key, batch) -> variables
     loss: Callable[..., tuple[Array, tuple[dict[str, Array], Any]]]  # (variables, batch, key, train) -> per_example (B,), (parts, new model_state)
     describe: Callable[..., Array]  # (variables, images (B, H, W, 3)) -> (B, H', W', D) float32 descriptor maps
-    match: Callable[..., Any]  # (variables, images1, images2, ...) -> Correspondences
+    match: Callable[..., Any]  # (variables, image1, image2, options, say, progress) -> Correspondences
     describe_at: Callable[..., Array] | None = None  # (variables, image (H, W, 3), xy_px (N, 2)) -> (N, D); None: bilinear in describe's maps, of unit length
+    transfer: Callable[..., tuple[Array, Array]] | None = (
+        None  # (variables, image1 (H, W, 3), image2, xy1_px (N, 2)) -> xy2_px (N, 2), score (N,), on the device
+    )

@@ -12,7 +12,7 @@ PUMP = "configs/pump.py"
 
 
 def test_every_shipped_variant_is_valid():
-    for variant in ("default", "s", "u", "paper", "paper_s", "paper_u", "smoke"):
+    for variant in ("default", "s", "u", "paper", "paper_s", "paper_u", "shipped", "smoke"):
         assert isinstance(config.load(f"{PUMP}:{variant}"), ExperimentConfig)
 
 

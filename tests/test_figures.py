@@ -1,5 +1,6 @@
 """Pictures show what they are given; whether they look right is for eyes."""
 
+import json
 from types import SimpleNamespace
 
 import numpy as np
@@ -54,3 +55,53 @@ def test_lines_are_green_where_good():
     image = np.zeros((60, 80, 3), np.uint8)
     picture = figures.side_by_side(image, image, np.array([[10, 10.0]]), np.array([[60, 50.0]]), np.array([True])).astype(int)
     assert (picture[..., 1] > picture[..., 0] + 50).any() and not (picture[:, :600, 0] > picture[:, :600, 1] + 50).any()
+
+
+def test_distributions_lie_where_their_grids_do():
+    """The grids' corners are the centres of the image's, or of the window's, corner pixels."""
+    gray, n = np.full((60, 80, 3), 128, np.uint8), 2
+    coarse, fine = np.zeros((n, 4, 6)), np.zeros((n, 3, 5))
+    coarse[:, 3, 5] = fine[:, 0, 0] = 1
+    found = SimpleNamespace(coarse=coarse, fine=fine, window_px=np.array([[20, 10, 40, 20], [30, 30, 50, 40.0]]))
+    picture = figures.distributions(gray, gray, np.array([[10, 10], [70, 50.0]]), np.array([[12, 10], [60, 50.0]]), found).astype(int)
+    panels = picture.reshape(picture.shape[0], 4, -1, 3).swapaxes(0, 1)
+    red = [(p[..., 0] > p[..., 1] + 60) & (p[..., 0] > p[..., 2] + 60) for p in panels]
+    half = picture.shape[0] // 2
+    for row in (0, 1):
+        share = [mask[row * half : (row + 1) * half] for mask in red]
+        x, y = (np.nonzero(share[0])[axis].mean() / share[0].shape[axis] for axis in (1, 0))
+        assert abs(x - (10, 70)[row] / 80) < 0.1 and abs(y - (10, 50)[row] / 60) < 0.2
+        x, y = (np.nonzero(share[2])[axis].mean() / share[2].shape[axis] for axis in (1, 0))
+        assert x > 0.85 and y > 0.75, "the last cell of the coarse map"
+        x = np.nonzero(share[3])[1]
+        assert abs(x.min() / share[3].shape[1] - ((20, 30)[row] - 2.5) / 80) < 0.06 and x.max() / share[3].shape[1] < ((40, 50)[row] + 4) / 80, "the window"
+    without = figures.distributions(gray, gray, np.array([[10, 10.0]]), None, found).astype(int)
+    truth = without[:, without.shape[1] // 4 : without.shape[1] // 2]
+    assert not (truth[..., 0] > truth[..., 1] + 60).any()
+
+
+def test_dots_of_one_colour_belong_together():
+    image = np.full((60, 80, 3), 255, np.uint8)
+    xy1 = np.stack(np.meshgrid(np.arange(0, 80, 4.0), np.arange(0, 60, 4.0)), -1).reshape(-1, 2)
+    picked = figures.on_grid(xy1, (60, 80), 25)
+    np.testing.assert_array_equal(xy1[picked], [[12, 12], [36, 12], [64, 12], [12, 36], [36, 36], [64, 36]])
+    assert figures.on_grid(xy1[:1], (60, 80), 25).size == 0, "nothing within half a step"
+    assert figures.on_grid(np.zeros((0, 2)), (60, 80), 25).size == 0
+    picture = figures.dense_correspondence(image, image, xy1, xy1[:, :] * [-1, 1] + [79, 0], 25).astype(int)
+    panels = picture.reshape(picture.shape[0], 4, -1, 3)
+    coloured = [np.abs(panels[:, i] - panels[:, i].mean(-1, keepdims=True)).max(-1) > 60 for i in range(4)]
+    assert not coloured[0].any() and not coloured[1].any()
+    blue = [(panels[:, i, :, 2] > 180) & (panels[:, i, :, 0] < 80) for i in (2, 3)]  # of the left in image 1
+    left, right = (np.nonzero(mask)[1].mean() / mask.shape[1] for mask in blue)
+    assert left < 0.3 and right > 0.7
+
+
+def test_curves_of_any_runs_scores(tmp_path):
+    def widths(train, validation):
+        rows = [{"step": s, "split": "train", "loss": 1 / s, "grad_norm": 9.0, **train} for s in (1, 2)]
+        rows += [{"step": s, "split": "validation", **validation} for s in (0, 2)]
+        (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return figures.training_curve(tmp_path / "metrics.jsonl").shape[1]
+
+    assert widths({"L_AP": 0.5}, {"mma@3px": 0.5, "matches": 90.0}) == 1000
+    assert widths({"E_fine": 0.5, "pck@5px": 0.1}, {"pck@5px": 0.5, "epipolar_px": 30.0}) == 1500, "pixels have axes of their own"

@@ -25,7 +25,7 @@ from tests.test_predictor import TINY, noise
 @pytest.fixture(scope="module")
 def weight_file(tmp_path_factory):
     path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
-    tiny = predictor.load("pump", **TINY)
+    tiny = predictor.untrained("pump", **TINY)
     weights.save(path, "pump", tiny.config, jax.device_get(tiny.variables))
     return str(path)
 
@@ -55,7 +55,7 @@ def quick(monkeypatch):
     """Matching without a network: the pixels (8 i, 4 j) of image 1, each moved by (2, 2); counts its calls."""
     calls = []
 
-    def match_with(self, image1, image2, options, max_side=None, say=print):
+    def match_with(self, image1, image2, options, max_side=None, say=print, progress=None):
         calls.append((image1.shape, image2.shape, options, max_side))
         y, x = np.mgrid[4 : image1.shape[0] - 4 : 4, 4 : image1.shape[1] - 4 : 8]
         xy = np.stack([x, y], -1).reshape(-1, 2).astype(np.float32)
@@ -120,7 +120,7 @@ def test_flow_and_warp_look_from_image_1(verb, quick, tmp_path):
 
 def test_pair_that_does_not_match_writes_nothing(verb, monkeypatch, tmp_path):
     nothing = Matches(np.zeros((0, 2), np.float32), np.zeros((0, 2), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int32))
-    monkeypatch.setattr(Predictor, "match_with", lambda *_: nothing)
+    monkeypatch.setattr(Predictor, "match_with", lambda *_, **__: nothing)
     Image.fromarray(noise(48, 64)).save(tmp_path / "a.png")
     a = tmp_path / "a.png"
     _, err = verb(a, a, "--out", tmp_path / "m.npz", "--dense", tmp_path / "f.flo", status=2)
@@ -155,7 +155,7 @@ def test_pair_that_does_not_match_writes_nothing(verb, monkeypatch, tmp_path):
         (["folder", "--out", "m.h5", "--figure", "m.png"], "for two images"),
         (["folder", "--out", "m.h5", "--pairs", "pairs.txt"], "pairs.txt, line 2: two image names are expected, 3"),
         (["folder", "--out", "m.h5", "--pairs", "pairs2.txt"], "pairs2.txt, line 1: there is no image 'two.png'"),
-        (["folder", "--out", "m.h5", "--cell", "0"], "--cell 0 and --max-error 2 must be above 0"),
+        (["folder", "--out", "m.h5", "--cell", "0"], "--cell 0 and --max-error 4 must be above 0"),
         (["blank", "--out", "m.h5"], "'my image.png' in .* holds a blank"),
     ],
 )

@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import math
+import runpy
+import sys
 
 import cv2
 import jax
@@ -26,7 +28,7 @@ TINY = {"hidden": 8, "depth": 1, "kernel": 3, "output_dim": 6}
 
 @pytest.fixture(scope="module")
 def net():
-    return predictor.load("pump", **TINY)
+    return predictor.untrained("pump", **TINY)
 
 
 def noise(height, width, seed=0):
@@ -198,7 +200,7 @@ def test_describe_at_edges(net):
 def test_match_ranks_and_returns_to_the_given_images(net, monkeypatch):
     seen = {}
 
-    def fake(variables, image1, image2, options, say):
+    def fake(variables, image1, image2, options, say, progress):
         seen.update(shapes=(image1.shape, image2.shape), options=options)
         say("told")
         xy = np.array([[0, 0], [9, 4], [19, 9]], np.float32)
@@ -279,6 +281,17 @@ def test_workdir_gives_the_running_mean_of_the_best_checkpoint(workdir):
     assert leaves and all(np.allclose(leaf, 0.1) for leaf in leaves)
 
 
+def test_workdir_is_packed_into_a_weight_file(workdir, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "packed.safetensors"
+    monkeypatch.setattr(sys, "argv", ["convert", str(workdir), str(out)])
+    runpy.run_module("jaxdesc.convert", run_name="__main__")
+    assert predictor.load(out).digest == predictor.load(workdir).digest and "packed.safetensors: pump" in capsys.readouterr().out
+    monkeypatch.setattr(sys, "argv", ["convert", str(out), str(tmp_path / "again.safetensors")])
+    with pytest.raises(SystemExit, match="2"):
+        runpy.run_module("jaxdesc.convert", run_name="__main__")
+    assert "--method is missing" in capsys.readouterr().err
+
+
 def test_workdir_without_validation_gives_the_latest(workdir, monkeypatch):
     monkeypatch.setattr(Checkpoints, "best", lambda self: None)
     assert all(np.allclose(leaf, 0.2) for leaf in jax.tree.leaves(predictor.load(workdir).variables["params"]))
@@ -325,7 +338,7 @@ def test_public_names(monkeypatch):
     assert jaxdesc.load is predictor.load
     with pytest.raises(AttributeError, match="no attribute 'lod'"):
         _ = jaxdesc.lod
-    monkeypatch.setattr(predictor, "_loaded", lambda weights: predictor.load(weights, **TINY))
+    monkeypatch.setattr(predictor, "_loaded", lambda weights: predictor.untrained(weights or "pump", **TINY))
     image = noise(64, 96)
     assert jaxdesc.describe(image, "pump").shape == (64, 96, 6)
     assert len(jaxdesc.match(image, image, max_scale=1).score) > 200

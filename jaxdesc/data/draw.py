@@ -11,6 +11,7 @@ import numpy as np
 from jaxdesc.config import DrawConfig
 from jaxdesc.data.jitter import COLOUR, between, colour_jitter, log_between
 from jaxdesc.data.posed_draw import draw_posed
+from jaxdesc.data.semantic_draw import draw_keypoint_pairs
 from jaxdesc.ops import geometry
 from jaxdesc.ops.warp import pixel_grid, warp_homography
 from jaxdesc.types import Array, Batch, Canvas, Pair, RawBatch
@@ -117,7 +118,7 @@ def draw_pair(key: Array, canvas1: Canvas, canvas2: Canvas, xy12_px: Array, vali
 
 
 def draw_batch(key: Array, raw: RawBatch, cfg: DrawConfig) -> Batch:
-    """The batch that a loss sees, from the photographs that the host delivered: {"synthetic": Pair, "real": Pair, "posed": PosedPair}."""
+    """The batch that a loss sees, from the photographs that the host delivered: {"synthetic": Pair, "real": Pair, "posed": PosedPair, "semantic": KeypointPair}."""
 
     def synthetic(key, canvas):
         step = canvas.size_hw[::-1] / GRID
@@ -136,4 +137,6 @@ def draw_batch(key: Array, raw: RawBatch, cfg: DrawConfig) -> Batch:
             batch[half] = Pair(image1=image1, image2=image2, H_1to2=H_1to2 if half == "synthetic" else None, slot=slot)
     if "posed" in raw:
         batch["posed"] = draw_posed(key, *raw["posed"], cfg)
+    if "semantic" in raw:
+        batch["semantic"] = draw_keypoint_pairs(key, *raw["semantic"], cfg)
     return batch

@@ -17,15 +17,16 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from jaxdesc.config import DataConfig, Source
-from jaxdesc.data.builders import colmap, embedded, megadepth, pairs, photos, posed, rendered, sfm120k
+from jaxdesc.data.builders import colmap, embedded, megadepth, pairs, photos, posed, rendered, semantic, sfm120k
 from jaxdesc.data.posed_draw import RawPosedPair
+from jaxdesc.data.semantic_draw import RawKeypointPair
 from jaxdesc.types import Canvas, RawBatch, RawPair, UserError
 
 PHOTOS = {"embedded": embedded.open_photos, "photos": photos.open_photos}
 PAIRS = {"embedded": embedded.open_pairs, "pairs": pairs.open_pairs, "sfm120k": sfm120k.open_pairs}
 POSED = {"embedded": embedded.open_posed, "rendered": rendered.open_posed, "colmap": colmap.open_posed, "megadepth": megadepth.open_posed}
 
-_SYNTHETIC, _REAL, _POSED, _POSE_NOISE, _CURRICULUM = range(5)  # streams of random numbers
+_SYNTHETIC, _REAL, _POSED, _POSE_NOISE, _CURRICULUM, _SEMANTIC = range(6)  # streams of random numbers
 
 
 class Data(NamedTuple):
@@ -36,24 +37,27 @@ class Data(NamedTuple):
     photo_sets: Sequence[photos.PhotoSet]
     pair_sets: Sequence[pairs.PairSet]
     posed_sets: Sequence[posed.PosedSet]
+    semantic_sets: Sequence[semantic.SemanticSet]
     synthetic: Sequence[dict[str, Any]] | None  # endless photographs; None where a batch has no synthetic part
     real: Sequence[tuple] | None  # endless (image1, image2, xy12_px); None where a batch has no real part
     posed: Sequence[dict[str, Any]] | None  # endless posed pairs, see `_PosedViews`; None where a batch has no posed part
+    semantic: Sequence[dict[str, Any]] | None  # endless keypoint pairs, see `SemanticSet`; None where a batch has no semantic part
 
     def report(self) -> list[str]:
         """What was read and what was skipped, line by line."""
-        return [line for s in (*self.photo_sets, *self.pair_sets, *self.posed_sets) for line in s.report]
+        return [line for s in (*self.photo_sets, *self.pair_sets, *self.posed_sets, *self.semantic_sets) for line in s.report]
 
     def batches(self, start: int, process_index: int = 0, process_count: int = 1) -> Iterator[RawBatch]:
         """Batches start, start + 1, ... without end, decoded ahead by `config.threads` threads.
 
-        The global batch's slots are counted through its parts: synthetic rows come first, then real, then posed ones.
+        The global batch's slots are counted through its parts: synthetic rows come first, then real, then posed, then semantic ones.
 
         Raises:
           UserError: if a part of the batch cannot be divided among the processes.
         """
         config, parts, slot = self.config, [], 0
-        for name, read in (("synthetic", self._synthetic_row), ("real", self._real_row), ("posed", self._posed_row)):
+        rows_of = {"synthetic": self._synthetic_row, "real": self._real_row, "posed": self._posed_row, "semantic": self._semantic_row}
+        for name, read in rows_of.items():
             count = getattr(config, f"{name}_per_batch")
             if count % process_count:
                 raise UserError(f"config.data.{name}_per_batch = {count} is not a multiple of the {process_count} processes.")
@@ -93,6 +97,13 @@ class Data(NamedTuple):
         pairs = [self._raw_posed(pair, np.random.default_rng((_POSED, i))) for i, pair in enumerate(chosen)]
         return jax.tree.map(lambda *leaves: np.stack(leaves), *pairs)
 
+    def validation_semantic(self, count: int) -> RawKeypointPair:
+        """`count` held-out keypoint pairs, the sources taking turns; begun again where there are fewer."""
+        order = sorted((i, k) for k, source in enumerate(self.semantic_sets) for i in range(len(source.validation)))
+        chosen = [self.semantic_sets[k].validation[i] for i, k in itertools.islice(itertools.cycle(order), count)]
+        pairs = [self._raw_semantic(pair, np.random.default_rng((_SEMANTIC, i))) for i, pair in enumerate(chosen)]
+        return jax.tree.map(lambda *leaves: np.stack(leaves), *pairs)
+
     def _synthetic_row(self, index: int) -> Canvas:
         return to_canvas(self.synthetic[index]["image"], self.config.canvas_px)
 
@@ -109,6 +120,20 @@ class Data(NamedTuple):
 
     def _posed_row(self, index: int) -> RawPosedPair:
         return self._raw_posed(self.posed[index], np.random.default_rng((self.seed, _POSED, index)))
+
+    def _semantic_row(self, index: int) -> RawKeypointPair:
+        return self._raw_semantic(self.semantic[index], np.random.default_rng((self.seed, _SEMANTIC, index)))
+
+    def _raw_semantic(self, pair: dict[str, Any], rng: np.random.Generator) -> RawKeypointPair:
+        """All keypoints in their order, or a random choice of `config.common_keypoints` of them."""
+        count, side, have = self.config.common_keypoints, self.config.canvas_px, len(pair["xy1_px"])
+        chosen = np.arange(have) if have <= count else np.sort(rng.choice(have, count, replace=False))
+        padded = {name: np.zeros((count, 2), np.float32) for name in ("xy1_px", "xy2_px")}
+        for name, values in padded.items():
+            values[: len(chosen)] = pair[name][chosen]
+        canvases = {f"canvas{i}": to_canvas(pair[f"image{i}"], side) for i in (1, 2)}
+        flags = {name: np.bool_(pair[name]) for name in ("flip", "warped")}
+        return RawKeypointPair(**canvases, **padded, **flags, valid=np.arange(count) < len(chosen))
 
     def _raw_posed(self, pair: dict[str, Any], rng: np.random.Generator) -> RawPosedPair:
         """A random choice of `config.keypoints` of image 1's keypoints, in random order."""
@@ -131,24 +156,29 @@ def open_data(data: DataConfig, seed: int) -> Data:
       UserError: for an unknown kind of source, and whatever the builders refuse.
     """
     halves = {
-        "synthetic": (data.synthetic or (Source(),), PHOTOS),
+        "synthetic": ((data.synthetic or (Source(),)) if data.synthetic_per_batch or data.real_per_batch else (), PHOTOS),
         "real": (data.real if data.real_per_batch else (), PAIRS),
         "posed": (data.posed if data.posed_per_batch else (), POSED),
+        "semantic": (data.semantic if data.semantic_per_batch else (), semantic.OPEN),
     }
     for half, (sources, kinds) in halves.items():  # all of them before the first is prepared
         for source in sources:
             if source.kind not in kinds:
                 raise UserError(f"config.data.{half} names a source of kind {source.kind!r}; it may be {', '.join(kinds)}.")
-    photo_sets, pair_sets, posed_sets = ([kinds[s.kind](s.path, data.canvas_px, data.cache) for s in sources] for sources, kinds in halves.values())
+    photo_sets, pair_sets, posed_sets, semantic_sets = (
+        [kinds[s.kind](s.path, data.canvas_px, data.cache) for s in sources] for sources, kinds in halves.values()
+    )
     return Data(
         config=data,
         seed=seed,
         photo_sets=photo_sets,
         pair_sets=pair_sets,
         posed_sets=posed_sets,
+        semantic_sets=semantic_sets,
         synthetic=_mixed([s.train for s in photo_sets], data.synthetic, (seed, _SYNTHETIC)) if data.synthetic_per_batch else None,
         real=_mixed([_ImagePairs(s) for s in pair_sets], data.real, (seed, _REAL)) if data.real_per_batch else None,
         posed=_posed(posed_sets, data, seed) if data.posed_per_batch else None,
+        semantic=_mixed([s.train for s in semantic_sets], data.semantic, (seed, _SEMANTIC)) if data.semantic_per_batch else None,
     )
 
 

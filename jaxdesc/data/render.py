@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxdesc.ops.warp import LEVELS, _bilinear, halvings, pixel_grid
+from jaxdesc.ops.warp import LEVELS, bilinear, halvings, pixel_grid
 from jaxdesc.types import Array
 
 SUPERSAMPLES = 2  # rays a side of a pixel
@@ -90,7 +90,7 @@ def render(rectangles: Rectangles, textures: Array, shade: Array, K: Array, R: A
             shrink = 2.0**n
             start = rectangles.texture[number] * per_texture + starts[n]
             size = jnp.full((2,), side) / shrink[..., None]
-            return _bilinear(pixels, start, side / shrink, size, (uv + 0.5) / shrink[..., None] - 0.5)
+            return bilinear(pixels, start, side / shrink, size, (uv + 0.5) / shrink[..., None] - 0.5)
 
         mix = (detail - lower)[:, None]
         colour = ((1 - mix) * level(lower) + mix * level(lower + 1)) * shade[number][:, None] / 255

@@ -1,6 +1,7 @@
 """One training step and one validation step: pure, the same on one device and on many."""
 
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -8,12 +9,15 @@ import optax
 
 from jaxdesc.engine.optim import averaged
 from jaxdesc.nets.layers import l2_normalise
-from jaxdesc.ops.matching import reciprocal_nearest
-from jaxdesc.ops.metrics import MMA_PX, matching_accuracy
-from jaxdesc.ops.sampling import resize_aligned
-from jaxdesc.types import Array, Batch, Correspondences, Method, Pair, RawBatch, TrainState, Variables
+from jaxdesc.ops.epipolar import epipolar_distance
+from jaxdesc.ops.geometry import apply_homography
+from jaxdesc.ops.matching import nearest, reciprocal_nearest
+from jaxdesc.ops.metrics import MMA_PX, PCK_ALPHA, PCK_PX, matching_accuracy
+from jaxdesc.ops.sampling import px_from_uv, resize_aligned, sample, uv_from_px, uv_grid
+from jaxdesc.types import Array, Batch, Correspondences, KeypointPair, Method, Pair, PosedPair, RawBatch, TrainState, Variables
 
 AXIS = "batch"  # the mapped axis that devices reduce over
+RIGHT_PX = 3.0  # of a match on a pair with a known homography that a picture shows as right
 
 
 def init_state(method: Method, optimizer: optax.GradientTransformation, batch: Batch, seed: int) -> TrainState:
@@ -83,18 +87,78 @@ def full_size(descriptors: Array, size_hw: tuple[int, int]) -> Array:
     return l2_normalise(resize_aligned(descriptors, size_hw))
 
 
-def validation_step(variables: Variables, pair: Pair, *, method: Method) -> tuple[dict[str, Array], Correspondences]:
-    """MMA of descriptors alone (reciprocal nearest neighbours, no pyramid) on pairs with known homographies, one pair at a time.
+def validation_step(variables: Variables, pairs: Pair | PosedPair | KeypointPair, *, method: Method) -> tuple[dict[str, Array], Correspondences]:
+    """Scores of descriptors alone on one part of a validation batch, one pair at a time: nearest neighbours, no pyramid, no search in windows.
 
-    Returns {"mma@1px": ..., "matches": mean number counted} and the matches of every pair.
+    Pairs with known homographies: MMA, {"mma@1px": ..., "matches": mean number counted}. Pairs with known poses: {"pck@5px": ..., "epipolar_px": ...}, of which
+    the former only where true positions are known. Pairs with common keypoints: {"pck@0.1": ...}. See the functions of SCORES.
+
+    Returns:
+      the scores, means over the pairs that have any, and the matches of every pair, leading axis B.
     """
+    scores, matches = jax.lax.map(partial(SCORES[type(pairs)], variables, method=method), pairs)
+    return {name: value.sum() / jnp.maximum(weight.sum(), 1) for name, (value, weight) in scores.items()}, matches
 
-    def one(example):
-        image1, image2, H_1to2 = example
-        desc1, desc2 = full_size(method.describe(variables, jnp.stack([image1, image2])), image1.shape[:2])
-        matches = reciprocal_nearest(desc1, desc2)
-        return matching_accuracy(matches, H_1to2, desc2.shape[:2]), matches
 
-    (share, weight, count), matches = jax.lax.map(one, (pair.image1, pair.image2, pair.H_1to2))
-    mean = (share * weight[:, None]).sum(0) / jnp.maximum(weight.sum(), 1)
-    return {**{f"mma@{t:g}px": m for t, m in zip(MMA_PX, mean, strict=True)}, "matches": count.mean()}, matches
+def homography_scores(variables: Variables, pair: Pair, *, method: Method) -> tuple[dict[str, tuple[Array, Array]], Correspondences]:
+    """One pair: (sum, weight) of each score, and the reciprocal nearest neighbours that were scored."""
+    desc1, desc2 = full_size(method.describe(variables, jnp.stack([pair.image1, pair.image2])), pair.image1.shape[:2])
+    matches = reciprocal_nearest(desc1, desc2)
+    share, weight, count = matching_accuracy(matches, pair.H_1to2, desc2.shape[:2])
+    scores = {f"mma@{t:g}px": (value * weight, weight) for t, value in zip(MMA_PX, share, strict=True)}
+    return {**scores, "matches": (count.astype(jnp.float32), jnp.ones(()))}, matches
+
+
+def posed_scores(variables: Variables, pair: PosedPair, *, method: Method) -> tuple[dict[str, tuple[Array, Array]], Correspondences]:
+    """One pair, each query looked for by `look_up`:
+
+        pck@5px      share of the queries with known true positions that are found within 5 px of them
+        epipolar_px  mean distance of what is found to the queries' epipolar lines, over all queries
+
+    A pair without such queries has the weight 0. Source: CAPS, supplementary section 7 (PCK of a pair, at 5 px, on reconstructed keypoints).
+
+    Returns:
+      (sum, weight) of each score, and a match for each query.
+    """
+    matches = look_up(variables, pair, method)
+    scores = {"epipolar_px": _share(epipolar_distance(pair.F_1to2, pair.xy1_px, matches.xy2_px), pair.valid)}
+    if pair.xy2_px is not None:
+        scores = {f"pck@{PCK_PX:g}px": _share(right(pair, matches), pair.known & pair.valid), **scores}
+    return scores, matches
+
+
+def keypoint_scores(variables: Variables, pair: KeypointPair, *, method: Method) -> tuple[dict[str, tuple[Array, Array]], Correspondences]:
+    """One pair: (sum, weight) of PCK, the share of the keypoints that `look_up` finds within 0.1 of image 2's longer side of their true positions."""
+    matches = look_up(variables, pair, method)
+    return {f"pck@{PCK_ALPHA:g}": _share(right(pair, matches), pair.valid)}, matches
+
+
+SCORES = {Pair: homography_scores, PosedPair: posed_scores, KeypointPair: keypoint_scores}
+
+
+def look_up(variables: Variables, pair: PosedPair | KeypointPair, method: Method) -> Correspondences:
+    """The points xy1_px of one pair, each with the cell of image 2's whole descriptor map that is most like image 1's map there."""
+    size_hw = pair.image1.shape[:2]
+    map1, map2 = method.describe(variables, jnp.stack([pair.image1, pair.image2]))
+    queries = l2_normalise(sample(map1, uv_from_px(pair.xy1_px, size_hw)))
+    cells = px_from_uv(uv_grid(*map2.shape[:2]).reshape(-1, 2), size_hw)
+    index, score, _ = nearest(queries, map2.reshape(-1, map2.shape[-1]), pair.valid, jnp.ones(len(cells), bool), strip=256)
+    return Correspondences(pair.xy1_px, cells[index], score, jnp.zeros(len(index), jnp.int32), pair.valid)
+
+
+def _share(values: Array, counted: Array) -> tuple[Array, Array]:
+    """Mean over the marked ones and weight 1, or 0 and 0 if there is none."""
+    return jnp.where(counted, values, 0).sum() / jnp.maximum(counted.sum(), 1), counted.any().astype(jnp.float32)
+
+
+def right(pair: Pair | PosedPair | KeypointPair, matches: Correspondences) -> Array:
+    """(N,) bool: the matches of one pair that a picture shows as right. With a homography: within 3 px of the truth. With a pose: within 5 px of the true
+    position, or, where that is not known, of the epipolar line. With common keypoints: within 0.1 of image 2's longer side."""
+    if isinstance(pair, KeypointPair):
+        return jnp.linalg.norm(pair.xy2_px - matches.xy2_px, axis=-1) <= PCK_ALPHA * max(pair.image2.shape[:2])
+    if not isinstance(pair, PosedPair):
+        return jnp.linalg.norm(apply_homography(pair.H_1to2, matches.xy1_px) - matches.xy2_px, axis=-1) <= RIGHT_PX
+    on_line = epipolar_distance(pair.F_1to2, matches.xy1_px, matches.xy2_px) <= PCK_PX
+    if pair.xy2_px is None:
+        return on_line
+    return jnp.where(pair.known, jnp.linalg.norm(pair.xy2_px - matches.xy2_px, axis=-1) <= PCK_PX, on_line)

@@ -10,8 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxdesc.data import semantic
 from jaxdesc.errors import UserError
-from jaxdesc.evals import hpatches, pickles, semantic
+from jaxdesc.evals import hpatches, pickles
 from jaxdesc.evals.features import size_of
 from jaxdesc.evals.homography import named
 from jaxdesc.evals.plane import project

@@ -8,10 +8,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxdesc.data import semantic
+from jaxdesc.data.semantic import SemanticPair
 from jaxdesc.errors import UserError
-from jaxdesc.evals import Protocol, semantic, transfers
+from jaxdesc.evals import Protocol, transfers
+from jaxdesc.evals.features import size_of as image_size
 from jaxdesc.evals.result import Curve, Result
-from jaxdesc.evals.semantic import SemanticPair
 
 ALPHAS = tuple(k / 100 for k in range(1, 21))
 REPORTED = (0.05, 0.1, 0.15)
@@ -165,6 +167,11 @@ def _read(args: argparse.Namespace) -> list[SemanticPair]:
     return semantic.read(args.dataset, Path(args.data), Path(args.pairs) if args.pairs else None, args.split)
 
 
+def sizes(root: Path, pairs: Sequence[SemanticPair]) -> dict[str, tuple[int, int]]:
+    """(width, height) of every image."""
+    return {name: image_size(root / name) for pair in pairs for name in (pair.source, pair.target)}
+
+
 def predict(args: argparse.Namespace, out: Path) -> Path:
     """`<out>/transfers.h5`: every pair's keypoints moved both ways; pairs that are in it already are skipped."""
     from tqdm import tqdm
@@ -178,7 +185,7 @@ def predict(args: argparse.Namespace, out: Path) -> Path:
     pairs, root, path = _read(args), Path(args.data), out / "transfers.h5"
     settings, move = ({"method": "identity"}, scaled) if args.method else trained(args)
     claim(path, settings, args.overwrite)
-    known, size_of = transfers.written(path), semantic.sizes(root, pairs)
+    known, size_of = transfers.written(path), sizes(root, pairs)
     todo = [pair for pair in pairs if not {transfers.arrow(pair.source, pair.target), transfers.arrow(pair.target, pair.source)} <= known]
     for pair in tqdm(todo, desc="transferring", unit="pair", dynamic_ncols=True, disable=not todo):
         for a, b, xy in ((pair.source, pair.target, pair.xy_source), (pair.target, pair.source, pair.xy_target)):
@@ -231,7 +238,7 @@ def trained(args: argparse.Namespace) -> tuple[dict[str, Any], Move]:
 
 def score(args: argparse.Namespace, predictions: Path) -> list[Result]:
     pairs, root = _read(args), Path(args.data)
-    size_of = semantic.sizes(root, pairs)
+    size_of = sizes(root, pairs)
     transfer, free = transfers.reader(predictions)
     about = {"dataset": f"{args.dataset} {args.split} ({len(pairs)} pairs)", "method": args.label}
     if args.figures:

@@ -34,7 +34,7 @@ def halvings(image: Array) -> tuple[Array, np.ndarray]:
     return jnp.concatenate(levels), np.array(starts)
 
 
-def _bilinear(pixels: Array, start: Array, side: Array, size_hw: Array, xy: Array) -> Array:
+def bilinear(pixels: Array, start: Array, side: Array, size_hw: Array, xy: Array) -> Array:
     """Bilinear samples of one level per point; pixels beyond `size_hw` are black."""
     corner = jnp.floor(xy)
     fraction = xy - corner
@@ -75,7 +75,7 @@ def warp_homography(image: Array, size_hw: Array, H_out_to_in: Array, out_hw: tu
         shrink = 2.0**level
         side = image.shape[0] / shrink
         size = jnp.ceil(size_hw / shrink[..., None])
-        return _bilinear(pixels, jnp.asarray(starts)[level], side, size, (xy + 0.5) / shrink[..., None] - 0.5)
+        return bilinear(pixels, jnp.asarray(starts)[level], side, size, (xy + 0.5) / shrink[..., None] - 0.5)
 
     mix = (detail - lower)[..., None]
     out = (1 - mix) * sample(lower) + mix * sample(lower + 1)

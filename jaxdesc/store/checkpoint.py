@@ -11,7 +11,17 @@ from orbax.checkpoint import checkpoint_managers
 
 from jaxdesc.types import TrainState, UserError
 
-BEST = "mma@3px"  # the validation metric that the best checkpoint is chosen by
+BEST = {
+    "mma@3px": 1,
+    "pck@5px": 1,
+    "pck@0.1": 1,
+    "epipolar_px": -1,
+}  # the best checkpoint is chosen by the first of these that a run has; -1: the smaller, the better
+
+
+def goodness(metrics: dict[str, float]) -> float:
+    """What the best checkpoint has most of, from the metrics of a validation."""
+    return next(sign * metrics[name] for name, sign in BEST.items() if name in metrics)
 
 
 class Checkpoints:
@@ -24,11 +34,11 @@ class Checkpoints:
         policy = checkpoint_managers.AnyPreservationPolicy(
             [
                 checkpoint_managers.LatestN(keep_last),
-                checkpoint_managers.BestN(get_metric_fn=lambda metrics: metrics[BEST], n=1, keep_checkpoints_without_metrics=False),
+                checkpoint_managers.BestN(get_metric_fn=goodness, n=1, keep_checkpoints_without_metrics=False),
             ]
         )
         # best_fn is what makes the metrics be written; which checkpoints stay is the policy's
-        options = ocp.CheckpointManagerOptions(preservation_policy=policy, best_fn=lambda metrics: metrics[BEST], cleanup_tmp_directories=True)
+        options = ocp.CheckpointManagerOptions(preservation_policy=policy, best_fn=goodness, cleanup_tmp_directories=True)
         self._manager = ocp.CheckpointManager(Path(folder).absolute(), options=options)
 
     def __enter__(self) -> "Checkpoints":
@@ -45,7 +55,7 @@ class Checkpoints:
 
     def best(self) -> int | None:
         """The step whose validation scored highest; None if none was validated."""
-        scored = {step: metrics[BEST] for step in self.steps() if (metrics := self._manager.metrics(step))}
+        scored = {step: goodness(metrics) for step in self.steps() if (metrics := self._manager.metrics(step))}
         return max(scored, key=scored.get) if scored else None
 
     def save(self, state: TrainState, position: int, metrics: dict[str, float] | None = None) -> None:

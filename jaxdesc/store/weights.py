@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save as serialised
 
 from jaxdesc.store.files import atomic
 from jaxdesc.types import UserError, Variables
@@ -44,7 +44,7 @@ def save(path: str | Path, method: str, config: Any, variables: Variables, notes
     """Writes a weight file, replacing what was there only once it is complete."""
     header = {"format": FORMAT, "method": method, "config": json.dumps(dataclasses.asdict(config)), "notes": json.dumps(notes or {})}
     with atomic(path) as temporary:
-        save_file(flatten(variables), str(temporary), metadata=header)
+        temporary.write_bytes(serialised(flatten(variables), metadata=header))  # its own writer hides files from other users
 
 
 def load(path: str | Path) -> Weights:

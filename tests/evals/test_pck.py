@@ -10,9 +10,10 @@ import pytest
 from PIL import Image
 from scipy.io import savemat
 
-from jaxdesc.evals import pck, semantic, transfers
+from jaxdesc.data import semantic
+from jaxdesc.data.semantic import SemanticPair
+from jaxdesc.evals import pck, transfers
 from jaxdesc.evals.pck import RULES
-from jaxdesc.evals.semantic import SemanticPair
 from jaxdesc.store.flow import write_flo
 from jaxdesc.types import UserError
 

@@ -184,12 +184,15 @@ def test_too_large_images_are_matched_in_tiles():
     big = texture(4, 200, 260)
     image1, image2 = big[:180, :240], big[12:192, 8:248]
     options = MatchOptions(max_scale=1, **FAST)
-    said = []
-    whole = match_images(describe, image1, image2, options, say=said.append)
-    assert not said
+    said, followed = [], []
+    whole = match_images(describe, image1, image2, options, said.append, lambda *work: followed.append(work))
+    assert not said and followed == [(192 * 256 * 192 * 256,) * 2]  # one scale, in buckets
+    followed.clear()
     budget = predict_images_bytes((128, 128), (128, 128), 24, MatchOptions(max_scale=1, memory_bytes=1, **FAST))
-    tiles = match_images(describe, image1, image2, MatchOptions(max_scale=1, memory_bytes=budget, **FAST), say=said.append)
+    tiles = match_images(describe, image1, image2, MatchOptions(max_scale=1, memory_bytes=budget, **FAST), said.append, lambda *work: followed.append(work))
     assert len(said) == 1 and "tiles of 128 px" in said[0]
+    done, todo = zip(*followed, strict=True)
+    assert sorted(set(done)) == list(done) and done[-1] == todo[-1] > todo[0] == done[0]  # the coarse pass, then tile by tile
     for rows in (whole, tiles):
         assert np.mean(np.abs(rows[:, 2:4] + [8, 12] - rows[:, :2]).max(1) <= 1) > 0.9
     assert len(tiles) > 0.7 * len(whole) > 100

@@ -96,6 +96,7 @@ def match(
     image2: Array,
     options: MatchOptions = MatchOptions(),
     say: Callable[[str], None] | None = None,
+    progress: Callable[[int, int], None] | None = None,
     *,
     net: nn.Module,
 ) -> Correspondences:
@@ -103,7 +104,7 @@ def match(
 
     Args:
       image1, image2: (H, W, 3) uint8, or float in [0, 1].
-      say: not used; any two images fit.
+      say, progress: not used; any two images fit, and there is one step.
     Returns:
       Correspondences on the host; score: the mean of the cosines of the coarse and the fine halves; valid: see `MatchOptions`; code 0.
     Raises:

@@ -52,7 +52,9 @@ class Config:
             raise UserError(f"config.method.kernel = {self.kernel} must be odd.")
         low, high = self.ap_negative_px
         if not self.ap_positive_px < low <= high:
-            raise UserError(f"config.method.ap_negative_px = {self.ap_negative_px} must rise and lie above config.method.ap_positive_px = {self.ap_positive_px}.")
+            raise UserError(
+                f"config.method.ap_negative_px = {self.ap_negative_px} must rise and lie above config.method.ap_positive_px = {self.ap_positive_px}."
+            )
         least = 2 * max(self.uniq_border_px, self.ap_border_px) + 32
         if config.draw.crop_px < least:
             raise UserError(f"config.draw.crop_px = {config.draw.crop_px} leaves nothing inside the borders of the losses: at least {least} px.")

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdesc.methods.pump import network
-from jaxdesc.methods.pump.multiscale import Crop, Describe, bucket, canvas_size, factors, merge, poses, runs
+from jaxdesc.methods.pump.multiscale import Crop, Describe, Progress, followed, merge, runs, views, work
 from jaxdesc.methods.pump.recursive import SIDE, match_recursively
 from jaxdesc.methods.pump.refine import keep_coherent
 from jaxdesc.methods.pump.single import MatchOptions, Size, available_bytes, predict_bytes
@@ -20,14 +20,18 @@ STEP = 64  # pixels: sides of tiles are multiples of it
 
 def predict_images_bytes(size1_hw: Size, size2_hw: Size, dim: int, options: MatchOptions) -> int:
     """Peak memory of matching whole images of these sizes: the largest matching, and the descriptors of all scales; without the network's own needs."""
-    shrunk = [(*factors(scale), rotation) for scale, rotation in poses(options)]
-    views = [(bucket(canvas_size(size1_hw, shrink1, 0)), bucket(canvas_size(size2_hw, shrink2, rotation))) for shrink1, shrink2, rotation in shrunk]
-    maps = {(image, size) for pair in views for image, size in enumerate(pair)}  # one rotation of image 2 is held at a time
-    return max(predict_bytes(*pair, dim, options) for pair in views) + sum(4 * dim * h * w for _, (h, w) in maps)
+    sizes = views(size1_hw, size2_hw, options)
+    maps = {(image, size) for pair in sizes for image, size in enumerate(pair)}  # one rotation of image 2 is held at a time
+    return max(predict_bytes(*pair, dim, options) for pair in sizes) + sum(4 * dim * h * w for _, (h, w) in maps)
 
 
 def match_images(
-    describe: Describe, image1: np.ndarray, image2: np.ndarray, options: MatchOptions = MatchOptions(), say: Callable[[str], None] | None = None
+    describe: Describe,
+    image1: np.ndarray,
+    image2: np.ndarray,
+    options: MatchOptions = MatchOptions(),
+    say: Callable[[str], None] | None = None,
+    progress: Progress | None = None,
 ) -> np.ndarray:
     """Quasi-dense matches of two photographs.
 
@@ -37,6 +41,7 @@ def match_images(
       describe: (B, H, W, 3) float32 RGB in [0, 1] -> (B, H, W, D) unit descriptors; compiled, as it is called for several images of few sizes.
       image1, image2: (H, W, 3) uint8, or float in [0, 1].
       say: is told, in a sentence, if the images are matched tile by tile.
+      progress: is told the work done and the work to do, in correlations, after each scale and rotation; what tiles will cost is known after the coarse pass.
 
     Returns:
       (N, 6) float32 rows x1, y1, x2, y2, score, code, best score first before the filter; the code's scale s and rotation say that a displacement d in
@@ -55,12 +60,13 @@ def match_images(
 
     needed = predict_images_bytes(first.shape[:2], second.shape[:2], dim, options)
     if needed <= budget:
-        rows = merge(list(runs(describe, Crop(first), Crop(second), options)))
+        todo = work(first.shape[:2], second.shape[:2], options)
+        rows = merge(list(followed(runs(describe, Crop(first), Crop(second), options), 0, todo, progress)))
     else:
         side = next((n for n in range(SIDE, 0, -STEP) if predict_images_bytes((n, n), (n, n), dim, options) <= budget), None)
         if side is None:
             raise UserError(f"Matching needs more than the {budget / 2**30:.2f} GiB of memory that it may take: raise MatchOptions.memory_bytes.")
-        rows, pairs = match_recursively(describe, first, second, options, side)
+        rows, pairs = match_recursively(describe, first, second, options, side, progress)
         if say:
             say(
                 f"The images as a whole would take {needed / 2**30:.1f} GiB of {budget / 2**30:.1f} GiB: matched coarsely, then in {pairs} pairs of tiles of {side} px."
@@ -87,6 +93,7 @@ def match(
     image2: Array,
     options: MatchOptions = MatchOptions(),
     say: Callable[[str], None] | None = None,
+    progress: Progress | None = None,
     *,
     net,
     multiple: int,
@@ -96,5 +103,5 @@ def match(
     def describe(images):
         return _describe(net=net, variables=variables, images=images, multiple=multiple)
 
-    rows = match_images(describe, image1, image2, options, say)
+    rows = match_images(describe, image1, image2, options, say, progress)
     return Correspondences(xy1_px=rows[:, :2], xy2_px=rows[:, 2:4], score=rows[:, 4], code=rows[:, 5].astype(np.int32), valid=np.ones(len(rows), bool))

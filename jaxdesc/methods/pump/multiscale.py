@@ -9,7 +9,7 @@ Sides are filled up to multiples of BUCKET pixels: by reflection, so that the ne
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -26,6 +26,7 @@ GRID = 2  # pixels: of the matches in a square of this side, in either image, th
 SMALLEST_SIDE = 16  # pixels: below this nothing is matched
 
 Describe = Callable[[Array], Array]  # (B, H, W, 3) float32 RGB in [0, 1] -> (B, H, W, D)
+Progress = Callable[[int, int], None]  # (correlations done, correlations in all)
 
 
 class View(NamedTuple):
@@ -96,6 +97,26 @@ def _resampling(old: int, new: int, room: int) -> np.ndarray:
     weights = np.maximum(0, 1 - np.abs(np.arange(old) - centres[:, None]) * min(1, new / old))
     weights /= weights.sum(1, keepdims=True)
     return weights[np.pad(np.arange(new), (0, room - new), mode="reflect")].astype(np.float32)
+
+
+def views(size1_hw: Size, size2_hw: Size, options: MatchOptions) -> list[tuple[Size, Size]]:
+    """Rows and columns of the two arrays that are matched, scale by scale and rotation by rotation."""
+    shrunk = [(*factors(scale), rotation) for scale, rotation in poses(options)]
+    return [(bucket(canvas_size(size1_hw, shrink1, 0)), bucket(canvas_size(size2_hw, shrink2, rotation))) for shrink1, shrink2, rotation in shrunk]
+
+
+def work(size1_hw: Size, size2_hw: Size, options: MatchOptions) -> int:
+    """Correlations of pixels that matching two images of these sizes takes, up to a factor: what time is proportional to."""
+    return sum(math.prod(size1) * math.prod(size2) for size1, size2 in views(size1_hw, size2_hw, options))
+
+
+def followed(found: Iterable[Run], done: int, todo: int, progress: Progress | None) -> Iterator[Run]:
+    """The same runs; `progress` hears of each, `done` of `todo` correlations being behind before the first."""
+    for run in found:
+        done += math.prod(run.view1.image.shape[:2]) * math.prod(run.view2.image.shape[:2])
+        if progress:
+            progress(min(done, todo), todo)
+        yield run
 
 
 def view(crop: Crop, factor: float, rotation_deg: float = 0.0) -> View:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from jaxdesc.methods.pump.multiscale import Crop, Describe, merge, runs
+from jaxdesc.methods.pump.multiscale import Crop, Describe, Progress, followed, merge, runs, work
 from jaxdesc.methods.pump.single import MatchOptions, Size
 
 SIDE = 512  # pixels: longer side of the coarse pass, and side of a tile, where memory allows
@@ -40,9 +40,14 @@ def crop(image: np.ndarray, corner_xy: np.ndarray, side: int) -> Crop:
     return Crop(image[y : y + side, x : x + side], (x, y))
 
 
-def match_recursively(describe: Describe, image1: np.ndarray, image2: np.ndarray, options: MatchOptions, side: int) -> tuple[np.ndarray, int]:
+def match_recursively(
+    describe: Describe, image1: np.ndarray, image2: np.ndarray, options: MatchOptions, side: int, progress: Progress | None = None
+) -> tuple[np.ndarray, int]:
     """Merged matches (N, 6) of all tile pairs, and how many pairs there were; coarse pass and tiles have sides of at most `side` pixels."""
-    coarse = merge(list(runs(describe, *(Crop(image, shrink=min(1.0, side / max(image.shape[:2]))) for image in (image1, image2)), options)))
+    whole = [Crop(image, shrink=min(1.0, side / max(image.shape[:2]))) for image in (image1, image2)]
+    done = work(*([round(n * at.shrink) for n in at.pixels.shape[:2]] for at in whole), options)
+    coarse = merge(list(followed(runs(describe, *whole, options), 0, done, progress)))
     pairs = list(tile_pairs(coarse, image1.shape[:2], image2.shape[:2], side))
-    fine = [run for one, other in pairs for run in runs(describe, crop(image1, one, side), crop(image2, other, side), options)]
-    return merge(fine), len(pairs)
+    todo = done + len(pairs) * work((side, side), (side, side), options)
+    tiles = (run for one, other in pairs for run in runs(describe, crop(image1, one, side), crop(image2, other, side), options))
+    return merge(list(followed(tiles, done, todo, progress))), len(pairs)

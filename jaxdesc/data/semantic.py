@@ -12,7 +12,6 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxdesc.errors import UserError
-from jaxdesc.evals.features import size_of
 
 
 class SemanticPair(NamedTuple):
@@ -26,6 +25,7 @@ class SemanticPair(NamedTuple):
     box_source: np.ndarray | None = None  # (4,) x0, y0, x1, y1 of the object
     box_target: np.ndarray | None = None
     tags: tuple[str, ...] = ()  # such as "viewpoint_variation=1"
+    flip: bool = False  # training: both images, and the keypoints with them, are to be mirrored
 
     @property
     def key(self) -> str:
@@ -35,16 +35,28 @@ class SemanticPair(NamedTuple):
 def pf_pascal(root: Path, pairs: Path | None, split: str) -> list[SemanticPair]:
     """PF-PASCAL through NC-Net's list: `<split>_pairs*.csv` with source_image, target_image, class, XA, YA, XB, YB, coordinates joined by ";", padded with -1.
 
-    Images lie in JPEGImages/, boxes in Annotations/<class>/<image>.mat (`bbox`) if at all.
+    Images lie in JPEGImages/; Annotations/<class>/<image>.mat has boxes (`bbox`), if it is there at all, and the keypoints (`kps`, NaN where one lacks) of lists
+    without coordinates, as that for training is. A column `flip` of 1 asks for mirrored images. Keypoints that one of the images lacks are left out.
     """
-    boxes = {path.stem: path for path in root.glob("**/Annotations/**/*.mat")}
+    annotations = {path.stem: path for path in root.glob("**/Annotations/**/*.mat")}
     made = []
-    for where, row in csv_rows(pairs or listed(root, f"*{split}_pairs*.csv"), ("source_image", "target_image", "XA", "YA", "XB", "YB")):
+    path = pairs or listed(root, f"*{split}_pairs*.csv")
+    rows = csv_rows(path, ("source_image", "target_image"))
+    columns = ("XA", "YA", "XB", "YB")
+    told = bool(rows) and any(column in rows[0][1] for column in columns)
+    if told and (lacking := [column for column in columns if column not in rows[0][1]]):
+        raise UserError(f"The list of pairs {path} has no column {lacking[0]!r} in its first line.")
+    for where, row in rows:
         names = [_find(root, row[column], where) for column in ("source_image", "target_image")]
-        a, b = (joined_points(row[f"X{side}"], row[f"Y{side}"], where) for side in "AB")
-        exists = (a >= 0).all(1) & (b >= 0).all(1) if len(a) == len(b) else _mismatch(where)
-        source_box, target_box = (_mat_box(boxes.get(Path(name).stem)) for name in names)
-        made.append(SemanticPair(*names, row.get("class", ""), a[exists], b[exists], source_box, target_box))
+        mats = [annotations.get(Path(name).stem) for name in names]
+        if told:
+            a, b = (joined_points(row[f"X{side}"], row[f"Y{side}"], where) for side in "AB")
+            exists = (a >= 0).all(1) & (b >= 0).all(1) if len(a) == len(b) else _mismatch(where)
+        else:
+            a, b = (_mat_points(mat, name, where) for mat, name in zip(mats, names, strict=True))
+            exists = np.isfinite(a).all(1) & np.isfinite(b).all(1) if len(a) == len(b) else _mismatch(where)
+        boxes = [_mat_box(mat) for mat in mats]
+        made.append(SemanticPair(*names, row.get("class", ""), a[exists], b[exists], *boxes, flip=row.get("flip", "").strip() in ("1", "True", "true")))
     return made
 
 
@@ -52,7 +64,7 @@ def pf_willow(root: Path, pairs: Path | None, split: str) -> list[SemanticPair]:
     """PF-WILLOW: a list `<split>_pairs*.csv` (two images, then 10 numbers each of XA, YA, XB, YB), or plain files: all ordered pairs within a class of
     `<class>/<name>.jpg` with `<name>.txt`, 10 rows "x y"."""
     if pairs is None and not lists(root, f"*{split}_pairs*.csv"):
-        return _plain_willow(root)
+        return plain(root)
     made = []
     for where, row in csv_rows(pairs or listed(root, f"*{split}_pairs*.csv"), ()):
         cells = list(row.values())
@@ -65,7 +77,8 @@ def pf_willow(root: Path, pairs: Path | None, split: str) -> list[SemanticPair]:
     return made
 
 
-def _plain_willow(root: Path) -> list[SemanticPair]:
+def plain(root: Path) -> list[SemanticPair]:
+    """All ordered pairs within a class of `<class>/<name>.jpg` (or .png) with `<name>.txt`, rows "x y"; row k is the same part in every image of the class."""
     made = []
     for folder in sorted(path for path in root.iterdir() if path.is_dir()):
         points = {}
@@ -150,11 +163,6 @@ def read(dataset: str, root: Path, pairs: Path | None, split: str) -> list[Seman
     return found
 
 
-def sizes(root: Path, pairs: Sequence[SemanticPair]) -> dict[str, tuple[int, int]]:
-    """(width, height) of every image."""
-    return {name: size_of(root / name) for pair in pairs for name in (pair.source, pair.target)}
-
-
 # ---- parts
 
 
@@ -212,11 +220,19 @@ def _find(root: Path, name: str, where: str) -> str:
 
 
 def _mat_box(path: Path | None) -> np.ndarray | None:
+    return None if path is None else _mat(path, "bbox", (4,), "a bbox of four numbers")
+
+
+def _mat_points(path: Path | None, image: str, where: str) -> np.ndarray:
     if path is None:
-        return None
+        raise UserError(f"{where}: the list has no columns XA, YA, XB, YB, and there are no keypoints Annotations/<class>/{Path(image).stem}.mat either.")
+    return _mat(path, "kps", (-1, 2), "kps of two columns")
+
+
+def _mat(path: Path, field: str, shape: tuple[int, ...], what: str) -> np.ndarray:
     from scipy.io import loadmat
 
     try:
-        return np.asarray(loadmat(path)["bbox"], np.float64).reshape(4)
+        return np.asarray(loadmat(path)[field], np.float64).reshape(shape)
     except (OSError, ValueError, KeyError, TypeError, NotImplementedError) as e:
-        raise UserError(f"The annotation {path} cannot be read: a MATLAB file with a bbox of four numbers is expected.") from e
+        raise UserError(f"The annotation {path} cannot be read: a MATLAB file with {what} is expected.") from e

@@ -1,0 +1,87 @@
+"""COLD: Learning to Distill Convolutional Features into Compact Local Descriptors.
+
+Lee, Jeong, Kim, Min, Cho, WACV 2021. Intermediate activations of a ResNet trained on ImageNet, which stays as it is, are brought to D channels each and added:
+one unit descriptor for every 4 x 4 pixels, of any length from 4. They learn from keypoints of objects of a category. Only the supplementary material and the
+abstract were at hand: what they do not say was decided after closely related work of the same authors, and is a field of Config or a function with a name.
+
+| paper                                          | function                                | test                          |
+|------------------------------------------------|-----------------------------------------|-------------------------------|
+| suppl. 1: feature transformation to D channels | methods.cold.network.Cold               | tests/methods/test_cold.py    |
+| keypoint transfer by nearest neighbours        | ops.cells.transfer, infer.transfer      | tests/ops/test_cells.py       |
+| loss on the z-scored rows, easy and hard       | ops.cells.cross_entropy, loss.pair_loss | tests/methods/test_cold.py    |
+| suppl. 2: nearest neighbours between images    | methods.cold.infer.match                | tests/methods/test_cold.py    |
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar
+
+from jaxdesc.config import option
+from jaxdesc.methods.cold import infer, loss, network
+from jaxdesc.nets.resnet import DEPTHS, tapped_channels
+from jaxdesc.types import Method, UserError
+
+LEAST_DIM = 4
+DIMS = (4, 8, 16, 32, 64, 128, 256, 512, 1024, 1536, 2048, 3072)  # of the channel study, supplementary, Table 1
+
+
+@dataclass(frozen=True)
+class Config:
+    name: ClassVar[str] = "cold"
+
+    backbone: str = option("resnet101", "the frozen network whose activations are distilled", choices=tuple(f"resnet{depth}" for depth in DEPTHS))
+    width: int = option(64, "channels of the backbone's stem; 64 in ResNets", at_least=1)
+    weights: str = option("", "what the backbone is: imagenet:FILE with a torchvision or timm ResNet (.pth or .safetensors); empty: random numbers")
+    taps: tuple[str, ...] = option((), "activations that are distilled, by their names; empty: the pooled stem and every block's output")
+    before_relu: bool = option(True, "blocks' outputs are taken before their last ReLU, else after it (only where taps is empty)")
+    relu: bool = option(False, "a ReLU follows each transform")
+    dim: int = option(1024, "length of the descriptors, at least 4")
+    eps: float = option(1e-6, "added to the squared length that descriptors are divided by the root of", above=0)
+    dtype: str = option("float32", "of the network's computation; losses are float32", choices=("float32", "bfloat16"))
+    image_px: int = option(240, "side that images of objects are squashed to, in training and in transfer", at_least=32)
+    box_px: int = option(11, "odd side of a cell's box: the cells whose boxes hold a keypoint move it", at_least=1)
+    mutual_filter: bool = option(False, "A A^2 / (rowmax colmax) instead of A before the nearest neighbours of a transfer are taken")
+    bidirectional: bool = option(True, "the loss is the mean of both directions, else from image 1 to image 2 only")
+    hard_alpha: float = option(0.1, "keypoints predicted within this share of the longer side are easy, and count by the square of how near they are", above=0)
+
+    def validate(self, config) -> None:
+        """What `option` cannot say; raises UserError naming the field."""
+        self.check()
+        if self.weights and not self.weights.startswith("imagenet:"):
+            raise UserError(f"config.method.weights = {self.weights!r} must be imagenet:FILE, or empty.")
+        if self.weights and self.width != 64:
+            raise UserError(f"config.method.width = {self.width} must be 64 where config.method.weights names a ResNet's weights.")
+        if getattr(config.data, "semantic_per_batch", 0) and config.draw.crop_px != self.image_px:
+            raise UserError(
+                f"config.draw.crop_px = {config.draw.crop_px} is what training squashes images to, and config.method.image_px = {self.image_px} what transfer "
+                "does: make them the same."
+            )
+
+    def check(self) -> None:
+        """What no network can be built with; raises UserError naming the field."""
+        if self.dim < LEAST_DIM:
+            raise UserError(
+                f"config.method.dim = {self.dim} must be at least {LEAST_DIM}: the paper's training failed to converge with fewer channels (supplementary, section 1)."
+            )
+        if self.box_px % 2 == 0:
+            raise UserError(f"config.method.box_px = {self.box_px} must be odd: a box has its cell's centre in the middle.")
+        try:
+            tapped_channels(int(self.backbone.removeprefix("resnet")), self.taps, self.width)
+        except UserError as e:
+            raise UserError(f"config.method.taps: {e}") from e
+        if len(set(self.taps)) < len(self.taps):
+            raise UserError(f"config.method.taps = {self.taps} names an activation twice.")
+
+
+def build(cfg: Config, axis_name: str | None = None) -> Method:
+    """COLD as a Method; `axis_name` is the mapped axis that batch statistics and PCK are shared over. Raises UserError as `Config.check`."""
+    cfg.check()
+    net = network.build(cfg, axis_name)
+    return Method(
+        init=partial(network.init, net),
+        loss=partial(loss.cold_loss, net=net, cfg=cfg, axis_name=axis_name),
+        describe=partial(network.describe, net),
+        match=partial(infer.match, net=net),
+        describe_at=partial(infer.describe_at, net=net),
+        transfer=partial(infer.move, net=net, cfg=cfg),
+    )

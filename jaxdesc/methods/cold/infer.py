@@ -1,0 +1,142 @@
+"""COLD at work: keypoints moved from one image to another, descriptors at keypoints, nearest neighbours between all cells. COLD, 2.4 and 2.7."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdesc.methods.cold import network
+from jaxdesc.ops import cells, frames
+from jaxdesc.ops.matching import nearest
+from jaxdesc.ops.sampling import bilinear
+from jaxdesc.types import Array, Correspondences, UserError, Variables
+
+STEP = 64  # pixels: images are filled up to multiples of it, so that photographs of many sizes compile a handful of programs
+POINTS = 256  # likewise, of points
+
+
+@dataclass(frozen=True)
+class MatchOptions:
+    """How two images are matched densely."""
+
+    side_px: int = 600  # images with a longer side are shrunk to it, aspect kept: 150 x 150 cells at most
+    mutual: bool = True  # only cells that choose each other; False: the nearest neighbour of every cell
+
+    def __post_init__(self):
+        """Raises UserError naming the field that is wrong."""
+        if not isinstance(self.mutual, bool):
+            raise UserError(f"MatchOptions.mutual = {self.mutual!r} must be True or False.")
+        if not isinstance(self.side_px, int) or isinstance(self.side_px, bool) or self.side_px < 32:
+            raise UserError(f"MatchOptions.side_px = {self.side_px!r} must be a whole number of at least 32 pixels.")
+
+
+_cells = jax.jit(network.cells, static_argnames="net")
+
+
+def _padded(xy: np.ndarray) -> np.ndarray:
+    xy = np.asarray(xy, np.float32)
+    return np.pad(xy, ((0, -len(xy) % POINTS), (0, 0)))
+
+
+@jax.jit
+def _at(maps: Array, xy: Array) -> Array:
+    h, w = maps.shape[:2]
+    d = bilinear(maps, jnp.clip(xy / cells.CELL_PX, 0, jnp.array([w - 1, h - 1])))
+    return d * jax.lax.rsqrt(jnp.maximum(jnp.sum(d * d, -1, keepdims=True), 1e-24))
+
+
+def describe_at(variables: Variables, image: Array, xy_px: Array, *, net: nn.Module) -> Array:
+    """Descriptors of N keypoints, bilinear between the cells around them, of unit length; beyond the last cell, less than 4 px, the last cell's.
+
+    Args:
+      image: (H, W, 3) uint8, or float in [0, 1]. xy_px: (N, 2) pixels inside the image.
+    Returns:
+      (N, D) float32.
+    """
+    pixels = frames.filled(frames.pixels(image), STEP)
+    return _at(_cells(net, variables, pixels[None])[0], _padded(xy_px))[: len(xy_px)]
+
+
+@partial(jax.jit, static_argnames="mutual")
+def _dense(desc1: Array, desc2: Array, size1_hw: Array, size2_hw: Array, mutual: bool) -> Correspondences:
+    (xy1, inside1), (xy2, inside2) = (
+        (xy, (xy <= size_hw[::-1] - 1).all(-1)) for xy, size_hw in ((cells.centres(*d.shape[:2]), s) for d, s in ((desc1, size1_hw), (desc2, size2_hw)))
+    )
+    index, score, chosen = nearest(desc1.reshape(-1, desc1.shape[-1]), desc2.reshape(-1, desc2.shape[-1]), inside1, inside2)
+    return Correspondences(xy1, xy2[index], score, jnp.zeros(len(xy1), jnp.int32), chosen if mutual else inside1)
+
+
+def match(
+    variables: Variables,
+    image1: Array,
+    image2: Array,
+    options: MatchOptions = MatchOptions(),
+    say: Callable[[str], None] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    *,
+    net: nn.Module,
+) -> Correspondences:
+    """Nearest neighbours by cosine between all cells of two images, in blocks. COLD, 2.7 (HPatches).
+
+    Args:
+      image1, image2: (H, W, 3) uint8, or float in [0, 1].
+      say, progress: not used; any two images fit, see MatchOptions.side_px, and there is one step.
+    Returns:
+      Correspondences on the host, in pixels of the images as given; one row a cell of image 1; score: cosine; valid: see MatchOptions; code 0.
+    Raises:
+      UserError: an image that is no RGB image.
+    """
+    given = [frames.pixels(image, name) for image, name in ((image1, "image1"), (image2, "image2"))]
+    shrunk = [frames.resized(pixels, frames.fitted(pixels.shape[:2], options.side_px)) for pixels in given]
+    desc1, desc2 = (_cells(net, variables, frames.filled(pixels, STEP)[None])[0] for pixels in shrunk)
+    found = jax.tree.map(np.asarray, _dense(desc1, desc2, *(np.array(pixels.shape[:2]) for pixels in shrunk), options.mutual))
+    ends = [frames.rescaled(xy, small.shape[:2], large.shape[:2]) for xy, small, large in zip((found.xy1_px, found.xy2_px), shrunk, given, strict=True)]
+    return found.replace(xy1_px=ends[0], xy2_px=ends[1])
+
+
+@partial(jax.jit, static_argnames=("box_px", "mutual"))
+def _transfer(maps1: Array, maps2: Array, xy1: Array, box_px: int, mutual: bool) -> tuple[Array, Array]:
+    flat1, flat2 = (maps.reshape(-1, maps.shape[-1]) for maps in (maps1, maps2))
+    return cells.transfer(xy1, flat1, flat2, maps1.shape[:2], maps2.shape[:2], box_px, mutual)
+
+
+def move(variables: Variables, image1: Array, image2: Array, xy1_px: Array, *, net: nn.Module, cfg) -> tuple[Array, Array]:
+    """Keypoints of image 1 in image 2, both as training has them, of one size: the part of `transfer` that runs on the device, for validation.
+
+    Args:
+      image1, image2: (H, W, 3) float32 in [0, 1]. xy1_px: (N, 2).
+    Returns:
+      (N, 2) px of image 2, and (N,) greatest cosine of the nearest cell.
+    """
+    return _transfer(*network.cells(net, variables, jnp.stack([image1, image2])), xy1_px, cfg.box_px, cfg.mutual_filter)
+
+
+def squashed(image: Array, side_px: int, name: str = "image") -> np.ndarray:
+    """(side_px, side_px, 3) float32: how images of objects are described, the aspect not kept. COLD, 2.2."""
+    return frames.resized(frames.pixels(image, name), (side_px, side_px))
+
+
+def transfer(variables: Variables, image1: Array, image2: Array, xy1_px: Array, *, net: nn.Module, cfg) -> Correspondences:
+    """Keypoints of image 1 in image 2: by the nearest neighbours of the cells around each, both images squashed to cfg.image_px. COLD, 2.4.
+
+    Args:
+      image1, image2: (H, W, 3) uint8, or float in [0, 1]. xy1_px: (N, 2) pixels of image 1.
+      cfg: of the method: image_px, box_px and mutual_filter.
+    Returns:
+      Correspondences on the host, in pixels of the images as given, all valid; score: greatest cosine of the nearest cell; code 0.
+    Raises:
+      UserError: an image that is no RGB image; points outside image 1.
+    """
+    (h, w), n = np.shape(image1)[:2], len(xy1_px)
+    xy1 = np.asarray(xy1_px, np.float32)
+    if xy1.ndim != 2 or xy1.shape[1] != 2 or not ((xy1 >= -0.5) & (xy1 <= np.array([w, h]) - 0.5)).all():
+        raise UserError(f"Positions (N, 2) in pixels inside image1 of {w}x{h} are expected.")
+    square = (cfg.image_px, cfg.image_px)
+    maps1, maps2 = (_cells(net, variables, squashed(image, cfg.image_px, name)[None])[0] for image, name in ((image1, "image1"), (image2, "image2")))
+    moved, score = _transfer(maps1, maps2, _padded(frames.rescaled(xy1, (h, w), square)), cfg.box_px, cfg.mutual_filter)
+    xy2 = frames.rescaled(np.asarray(moved)[:n], square, np.shape(image2)[:2])
+    return Correspondences(xy1, xy2, np.asarray(score)[:n], np.zeros(n, np.int32), np.ones(n, bool))

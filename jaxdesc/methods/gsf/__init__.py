@@ -1,0 +1,95 @@
+"""GSF: Guided Semantic Flow.
+
+Jeon, Min, Kim, Choe, Sohn, ECCV 2020. Two images of objects of one category are aligned: of all pairs of cells the confident ones are selected, a network
+prunes those that contradict their neighbours, what is left guides the search for the others. Only the supplementary was available: the networks, their
+starts, the losses' weights and neighbourhoods, the warps and the two stages are its facts; every other choice is a decision, a field below or a named function.
+
+| paper                                              | function                                   | test                          |
+|----------------------------------------------------|--------------------------------------------|-------------------------------|
+| Table 1, and how both networks start               | nets.volume_unet.VolumeUNet                | tests/nets/test_volume_unet.py |
+| correlation, confidence Q, sparse G, dense G', C'  | ops.flow.correlation ... modulate          | tests/ops/test_flow.py        |
+| (11) L_sil, (12) L_geo                             | ops.flow.silhouette_loss, reconstruction_loss | tests/ops/test_flow.py     |
+| (13), (14) L_M; L_sm                               | ops.flow.classification_loss, smoothness_loss | tests/ops/test_flow.py     |
+| the losses together                                | methods.gsf.loss.gsf_loss                  | tests/methods/test_gsf.py     |
+| two stages, synthetic pairs first                  | methods.gsf.stages.schedule, rates         | tests/methods/test_gsf.py     |
+| random affine and TPS warps                        | ops.tps.warp, data.warped_draw             | tests/data/test_warped_draw.py |
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar
+
+from jaxdesc.config import option
+from jaxdesc.methods.gsf import infer, loss, network, stages
+from jaxdesc.nets.resnet import DEPTHS, tapped_channels
+from jaxdesc.types import Method, UserError
+
+TRAINED = ("layer1", "layer2", "layer3", "layer4")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Fact: what the supplementary states; the other defaults are decisions."""
+
+    name: ClassVar[str] = "gsf"
+
+    backbone: str = option("resnet101", "of the features", choices=tuple(f"resnet{depth}" for depth in DEPTHS))
+    width: int = option(64, "channels of the backbone's stem; 64 in ResNets", at_least=1)
+    tap: str = option("layer3", "the activation that is the feature map: layer3 is conv4_23 of a ResNet-101, at 1/16")
+    weights: str = option("", "what training starts from: imagenet:FILE with a torchvision or timm ResNet (.pth or .safetensors); empty: random numbers")
+    trained: tuple[str, ...] = option(("layer3",), "stages of the backbone that learn when everything learns; batch statistics never change")
+    grid: int = option(
+        20, "cells a side that images are cut into; images are squashed to squares of so many times the stride of the tap (fact: 20)", at_least=2
+    )
+    unet_width: int = option(64, "channels of conv1 of the pruning and matching networks (fact: 64)", at_least=1)
+    unet_levels: int = option(3, "poolings of the pruning and matching networks (fact: 3)", at_least=1)
+    dtype: str = option("float32", "of the networks' computation; volumes and losses are float32", choices=("float32", "bfloat16"))
+
+    confidence_power: int = option(0, "power of C by which the ratio product of Q is multiplied: 0, or 1 as in NC-Net", at_least=0)
+    rho: float = option(0.9, "matches of a greater confidence count (fact)", above=0, at_most=1)
+    guide_width: float = option(5.0, "c_P, cells: Gaussian of the interpolation of the guidance (fact: 5)", above=0)
+    modulation_width: float = option(5.0, "c_M, cells: Gaussian around the guidance that modulates the correlation (fact: 5)", above=0)
+    gauss: str = option("width", "exp(-d^2 / (2 c^2)), c a width, or exp(-d^2 / (2 c)), c a variance", choices=("width", "variance"))
+    mls_order: int = option(0, "of the moving least squares that interpolate the guidance: 0, a weighted mean, or 1, affine", at_least=0, at_most=1)
+
+    sil_masks: bool = option(True, "where pairs have masks, L_sil pulls matches between object and background to 0")
+    mask_share: float = option(0.1, "a cell is of the object if more than this share of it is", at_least=0, at_most=1)
+    geo_weight: str = option("recon", "L_geo: every confident match counts the same, or by its Q'", choices=("recon", "qprime"))
+    geo_window: int = option(5, "N, cells: neighbourhood of L_geo (fact: 5), odd", at_least=1)
+    match_window: int = option(5, "M, cells: neighbourhood of L_M (fact: 5), odd", at_least=3)
+    sharpness: float = option(1.0, "b of (14), factor on the matching scores", above=0)
+    geo_factor: float = option(3.0, "lambda, weight of L_geo (fact)", at_least=0)
+    match_factor: float = option(5.0, "lambda_M, weight of L_M (fact)", at_least=0)
+    smooth_factor: float = option(0.1, "lambda_sm, weight of L_sm (fact)", at_least=0)
+
+    stages: tuple[str, ...] = option(("A1", "A2", "B"), "of the run, in order: A1 synthetic pairs, W_P alone; A2 synthetic pairs; B real pairs")
+    stage_shares: tuple[float, ...] = option((10.0, 10.0, 20.0), "relative lengths of the stages")
+    backbone_rate: float = option(0.1, "learning rate of the backbone, relative to that of the other networks", at_least=0)
+
+    def validate(self, config) -> None:
+        """What `option` cannot say; raises UserError naming the field."""
+        tapped_channels(int(self.backbone.removeprefix("resnet")), (self.tap,), self.width)
+        for name in ("geo_window", "match_window"):
+            if getattr(self, name) % 2 == 0:
+                raise UserError(f"config.method.{name} = {getattr(self, name)} must be odd.")
+        if unknown := [name for name in self.trained if name not in TRAINED]:
+            raise UserError(f"config.method.trained names {unknown[0]!r}; there are {', '.join(TRAINED)}.")
+        stages.schedule(self.stages, self.stage_shares, config.train.steps)
+        side = network.side_px(self)
+        if config.data.semantic_per_batch and config.draw.crop_px != side:
+            raise UserError(f"config.draw.crop_px = {config.draw.crop_px} must be {side}: {self.grid} cells of {side // self.grid} px, those of {self.tap}.")
+        if self.weights and not self.weights.startswith("imagenet:"):
+            raise UserError(f"config.method.weights = {self.weights!r} must be imagenet:FILE, or empty.")
+        if self.weights and self.width != 64:
+            raise UserError(f"config.method.width = {self.width} must be 64 where config.method.weights names a ResNet's weights.")
+
+
+def build(cfg: Config, axis_name: str | None = None, pruning_only: bool = False) -> Method:
+    """GSF as a Method; `axis_name` is the mapped axis that batch statistics are shared over, `pruning_only` a property of the stage of training."""
+    net = network.GsfNet(cfg, axis_name)
+    return Method(
+        init=partial(network.init, net),
+        loss=partial(loss.gsf_loss, net=net, cfg=cfg, pruning_only=pruning_only, axis_name=axis_name),
+        describe=partial(network.describe, net),
+        match=partial(infer.match, net=net),
+    )

@@ -1,0 +1,98 @@
+"""GSF at work: a dense flow between two images, keypoints moved along it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+from scipy.ndimage import map_coordinates
+
+from jaxdesc.methods.gsf import network
+from jaxdesc.methods.gsf.network import Alignment, GsfNet
+from jaxdesc.ops import frames
+from jaxdesc.types import Array, Correspondences, UserError, Variables
+
+_align = jax.jit(network.align, static_argnames="net")
+
+
+@dataclass(frozen=True)
+class MatchOptions:
+    """Which cells of image 1 are given out."""
+
+    confident: bool = False  # only those with a match that the pruning network keeps, Q' > rho; False: all
+
+    def __post_init__(self):
+        """Raises UserError naming the field that is wrong."""
+        if not isinstance(self.confident, bool):
+            raise UserError(f"MatchOptions.confident = {self.confident!r} must be True or False.")
+
+
+def _squashed(image: Array, name: str, cfg) -> np.ndarray:
+    pixels, side = frames.pixels(image, name), network.side_px(cfg)
+    if min(pixels.shape[:2]) < cfg.grid:
+        h, w = pixels.shape[:2]
+        raise UserError(f"{name} of {w}x{h} px is too small: it is cut into {cfg.grid}x{cfg.grid} cells, each needs a pixel at least.")
+    return frames.resized(pixels, (side, side))
+
+
+def alignment(variables: Variables, image1: Array, image2: Array, *, net: GsfNet) -> Alignment:
+    """Everything that GSF finds between two images, both squashed to squares; NumPy, without the batch axis.
+
+    Args:
+      image1, image2: (H, W, 3) uint8, or float in [0, 1].
+    Raises:
+      UserError: an image that is no RGB image, or of fewer pixels than cells a side.
+    """
+    pixels = [_squashed(image, name, net.cfg)[None] for image, name in ((image1, "image1"), (image2, "image2"))]
+    return jax.tree.map(lambda x: x[0], jax.device_get(_align(net, variables, *pixels)))
+
+
+def moved(flow: np.ndarray, xy1: np.ndarray, size1_hw: tuple[int, int], size2_hw: tuple[int, int]) -> np.ndarray:
+    """Points (..., 2) px of image 1 along a flow (h, w, 2) in cells, to px of image 2; float32.
+
+    A point lies at g = (x + 0.5) w / W - 0.5 among the cells; the flow is bilinear between their centres and constant beyond the outermost.
+    """
+    h, w = flow.shape[:2]
+    cells = frames.rescaled(xy1, size1_hw, (h, w)).reshape(-1, 2)
+    step = np.stack([map_coordinates(flow[..., k], cells.T[::-1], order=1, mode="nearest") for k in (0, 1)], -1)
+    return frames.rescaled((cells + step).reshape(np.shape(xy1)), (h, w), size2_hw)
+
+
+def transfer(variables: Variables, image1: Array, image2: Array, xy1_px: Array, *, net: GsfNet) -> np.ndarray:
+    """Where points (..., 2) px of image 1 are in image 2, (..., 2) float32 px; may lie outside it. Arguments and errors as in `alignment`."""
+    return moved(alignment(variables, image1, image2, net=net).flow, xy1_px, np.shape(image1)[:2], np.shape(image2)[:2])
+
+
+def dense(variables: Variables, image1: Array, image2: Array, *, net: GsfNet) -> np.ndarray:
+    """(H1, W1, 2) float32: `transfer` of every pixel of image 1."""
+    y, x = np.mgrid[: np.shape(image1)[0], : np.shape(image1)[1]]
+    return transfer(variables, image1, image2, np.stack([x, y], -1).astype(np.float32), net=net)
+
+
+def match(
+    variables: Variables,
+    image1: Array,
+    image2: Array,
+    options: MatchOptions = MatchOptions(),
+    say: Callable[[str], None] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    *,
+    net: GsfNet,
+) -> Correspondences:
+    """The flow at the centres of the cells of image 1, row by row.
+
+    Args:
+      image1, image2: as in `alignment`. say, progress: not used; any two images fit, and there is one step.
+    Returns:
+      Correspondences on the host; score: max_j Q'[i, j]; valid: the position lies on image 2, and see `MatchOptions`; code 0.
+    Raises:
+      UserError: as `alignment`.
+    """
+    found, (h1, w1), (h2, w2) = alignment(variables, image1, image2, net=net), np.shape(image1)[:2], np.shape(image2)[:2]
+    y, x = np.mgrid[: found.flow.shape[0], : found.flow.shape[1]]
+    xy1 = frames.rescaled(np.stack([x, y], -1).reshape(-1, 2), found.flow.shape[:2], (h1, w1))
+    xy2 = moved(found.flow, xy1, (h1, w1), (h2, w2))
+    valid = ((xy2 >= -0.5) & (xy2 <= np.array([w2, h2]) - 0.5)).all(-1)
+    if options.confident:
+        valid &= found.selected.any(-1).reshape(-1)
+    return Correspondences(xy1, xy2, found.refined.max(-1).reshape(-1), np.zeros(len(xy1), np.int32), valid)
