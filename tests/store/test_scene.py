@@ -1,5 +1,7 @@
 """PUMP's features of real photographs through the files that hloc reads, into COLMAP and to a model."""
 
+import runpy
+import sys
 from pathlib import Path
 
 import cv2
@@ -7,8 +9,6 @@ import h5py
 import numpy as np
 import pytest
 
-from jaxdesc import predictor
-from jaxdesc.extract import extract_folder
 from jaxdesc.store import colmap, matches, pairs
 
 pytest.importorskip("pycolmap")
@@ -16,7 +16,7 @@ SCENE = Path(__file__).parents[3] / "shared" / "data" / "scenes" / "stone_sign"
 
 
 @pytest.mark.skipif(not SCENE.exists(), reason=f"{SCENE} is not there")
-def test_a_real_scene_is_mapped_from_pump_features(tmp_path):
+def test_a_real_scene_is_mapped_from_pump_features(tmp_path, monkeypatch):
     reference = colmap.read_model(SCENE / "sparse")
     names = sorted(reference)[:5]
     images = tmp_path / "images"
@@ -24,7 +24,8 @@ def test_a_real_scene_is_mapped_from_pump_features(tmp_path):
     for name in names:
         (images / name).symlink_to(SCENE / "images" / name)
     features, found = tmp_path / "features.h5", tmp_path / "matches.h5"
-    extract_folder(predictor.load("pump"), images, features, most=1200)
+    monkeypatch.setattr(sys, "argv", ["extract", str(images), "--out", str(features), "--max-keypoints", "1200"])
+    runpy.run_module("jaxdesc.extract", run_name="__main__")
     with h5py.File(features) as file:  # by the names that hloc looks for
         keypoints = {name: file[name]["keypoints"][()] for name in names}
         descriptors = {name: file[name]["descriptors"][()].T.astype(np.float32) for name in names}
