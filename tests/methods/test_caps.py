@@ -349,7 +349,7 @@ def test_one_fixed_batch_overfits(fresh, loss_and_gradient):
         updates, state = update(grads, state)
         params = optax.apply_updates(params, updates)
         losses.append(float(value))
-    assert np.mean(losses[-5:]) < 0.5 * losses[0]
+    assert np.mean(losses[-5:]) < 0.6 * losses[0]
 
 
 # ---- use
