@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from jaxdesc.store.colmap import Posed
-from jaxdesc.store.colmap import _pycolmap as colmap
+from jaxdesc.store.colmap import Posed, require_pycolmap
 
 if TYPE_CHECKING:
     import pycolmap as pycolmap_types
@@ -19,7 +18,7 @@ MIN_POINTS = 4  # three fix a pose up to four answers, the fourth chooses
 @contextmanager
 def quiet() -> Iterator[None]:
     """Keeps COLMAP's running commentary off stderr; its errors still come as exceptions."""
-    logging = colmap().logging
+    logging = require_pycolmap().logging
     before = logging.minloglevel
     logging.minloglevel = logging.FATAL.value
     try:
@@ -31,7 +30,7 @@ def quiet() -> Iterator[None]:
 def pinhole(posed: Posed, camera_id: int) -> "pycolmap_types.Camera":
     """A camera of ours as COLMAP's PINHOLE."""
     K = posed.K
-    return colmap().Camera(
+    return require_pycolmap().Camera(
         model="PINHOLE", width=posed.width, height=posed.height, params=[K[0, 0], K[1, 1], K[0, 2] + 0.5, K[1, 2] + 0.5], camera_id=camera_id
     )
 
@@ -45,7 +44,7 @@ class Pose(NamedTuple):
 
 def write_model(folder: Path, cameras: Mapping[str, "pycolmap_types.Camera"], poses: Mapping[str, Pose]) -> None:
     """A COLMAP model without points of the images that have a pose; cameras of one camera_id are one."""
-    pycolmap = colmap()
+    pycolmap = require_pycolmap()
     model = pycolmap.Reconstruction()
     for number, (name, pose) in enumerate(poses.items(), 1):
         camera = cameras[name]
@@ -77,7 +76,7 @@ def absolute_pose(camera: "pycolmap_types.Camera", xy: np.ndarray, xyz: np.ndarr
     if len(xy) < MIN_POINTS:
         return None
     options = {"ransac": {"max_error": threshold_px, "random_seed": 0}}
-    found = colmap().estimate_and_refine_absolute_pose(np.asarray(xy, np.float64) + 0.5, np.asarray(xyz, np.float64), camera, options, {})
+    found = require_pycolmap().estimate_and_refine_absolute_pose(np.asarray(xy, np.float64) + 0.5, np.asarray(xyz, np.float64), camera, options, {})
     if found is None:
         return None
     pose = found["cam_from_world"]

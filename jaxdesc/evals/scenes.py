@@ -9,7 +9,7 @@ from scipy.spatial.transform import Rotation
 from jaxdesc.errors import UserError
 from jaxdesc.evals.cameras import extent, image_folder, read_scene
 from jaxdesc.evals.registration import Pose, pinhole
-from jaxdesc.store.colmap import _load, _pycolmap
+from jaxdesc.store.colmap import load_model, require_pycolmap
 from jaxdesc.store.pairs import exhaustive_pairs, read_pairs
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ def database_cameras(path: Path) -> "dict[str, pycolmap_types.Camera]":
     Raises:
       UserError: it is missing or none.
     """
-    pycolmap = _pycolmap()
+    pycolmap = require_pycolmap()
     if not path.is_file():
         raise UserError(f"There is no database {path}: it comes with the benchmark.")
     try:
@@ -152,7 +152,7 @@ def read_queries(path: Path, first: int = 1) -> "dict[str, pycolmap_types.Camera
     Raises:
       UserError: with file and line: an unknown camera model, or another number of parameters than it has; a missing file.
     """
-    pycolmap = _pycolmap()
+    pycolmap = require_pycolmap()
     cameras = {}
     for number, line in enumerate(_lines(path), 1):
         fields = line.split()
@@ -176,7 +176,7 @@ def reference_poses(folder: Path) -> dict[str, Pose]:
       UserError: there is neither.
     """
     for path in sorted([*folder.rglob("images.bin"), *folder.rglob("images.txt")]):
-        poses = {image.name: image.cam_from_world() for image in _load(path.parent).images.values() if image.has_pose}
+        poses = {image.name: image.cam_from_world() for image in load_model(path.parent).images.values() if image.has_pose}
         return {name: Pose(pose.rotation.matrix(), np.array(pose.translation)) for name, pose in poses.items()}
     for path in sorted(folder.rglob("*.nvm")):
         return read_nvm(path)

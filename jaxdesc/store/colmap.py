@@ -29,7 +29,8 @@ class Posed(NamedTuple):
     height: int
 
 
-def _pycolmap():
+def require_pycolmap():
+    """The module pycolmap; raises UserError if it is not installed."""
     try:
         import pycolmap
     except ImportError as e:
@@ -54,7 +55,7 @@ def write_database(
     Raises:
       UserError: pycolmap is missing; the database exists; a match names an image or keypoint that is not there; as `atomic`.
     """
-    pycolmap = _pycolmap()
+    pycolmap = require_pycolmap()
     refuse_existing(path, overwrite)
     with atomic(path) as temporary, pycolmap.Database.open(temporary) as database, pycolmap.DatabaseTransaction(database):  # one commit
         ids, counts, cameras = {}, {}, {}
@@ -103,7 +104,7 @@ def _add_image(pycolmap, database, name: str, camera_id: int, rig_id: int) -> in
 
 def verify(database: Path | str, pairs: Iterable[Pair]) -> None:
     """Geometric verification of these pairs' matches, with hloc's settings and a fixed seed."""
-    pycolmap = _pycolmap()
+    pycolmap = require_pycolmap()
     ransac = {"max_num_trials": 20000, "min_inlier_ratio": 0.1, "random_seed": 0}
     with tempfile.NamedTemporaryFile("w", suffix=".txt", encoding="utf-8") as file:
         file.writelines(f"{name0} {name1}\n" for name0, name1 in pairs)
@@ -117,8 +118,8 @@ def triangulate(database: Path | str, model: Path | str, image_dir: Path | str, 
     Raises:
       UserError: there is no model; it knows none of the database's images, or its cameras are of another kind.
     """
-    pycolmap = _pycolmap()
-    known = {image.name: image for image in _load(model).images.values() if image.has_pose}
+    pycolmap = require_pycolmap()
+    known = {image.name: image for image in load_model(model).images.values() if image.has_pose}
     reference = pycolmap.Reconstruction()  # the model's numbers for images and frames are its own: poses are looked up by name
     with pycolmap.Database.open(database) as opened:
         images = [image for image in opened.read_all_images() if image.name in known]
@@ -148,7 +149,7 @@ def mapping(database: Path | str, image_dir: Path | str, out: Path | str):
     Raises:
       UserError: nothing could be reconstructed.
     """
-    pycolmap = _pycolmap()
+    pycolmap = require_pycolmap()
     Path(out).mkdir(parents=True, exist_ok=True)
     models = pycolmap.incremental_mapping(database, image_dir, out, options=pycolmap.IncrementalPipelineOptions(random_seed=0))
     if not models:
@@ -156,8 +157,8 @@ def mapping(database: Path | str, image_dir: Path | str, out: Path | str):
     return max(models.values(), key=lambda model: model.num_reg_images())
 
 
-def _load(path: Path | str):
-    pycolmap = _pycolmap()
+def load_model(path: Path | str):
+    pycolmap = require_pycolmap()
     try:
         return pycolmap.Reconstruction(path)
     except (ValueError, RuntimeError, OSError) as e:
@@ -170,7 +171,7 @@ def model_cameras(path: Path | str) -> "dict[str, pycolmap_types.Camera]":
     Raises:
       UserError: pycolmap is missing; there is no model.
     """
-    model = _load(path)
+    model = load_model(path)
     return {image.name: model.cameras[image.camera_id] for image in model.images.values()}
 
 
@@ -181,7 +182,7 @@ def read_model(path: Path | str) -> dict[str, Posed]:
       UserError: pycolmap is missing; there is no model; a camera has lens distortion.
     """
     posed = {}
-    for image in (image for image in _load(path).images.values() if image.has_pose):
+    for image in (image for image in load_model(path).images.values() if image.has_pose):
         camera = image.camera
         if camera.model_name not in ("PINHOLE", "SIMPLE_PINHOLE"):
             raise UserError(f"{path}: the camera of {image.name} is {camera.model_name}, but PINHOLE is needed: undistort the images first.")

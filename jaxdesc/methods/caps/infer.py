@@ -12,6 +12,7 @@ import numpy as np
 
 from jaxdesc.methods.caps import network
 from jaxdesc.methods.caps.matching import match_pair, similarities, window_shape
+from jaxdesc.ops import frames
 from jaxdesc.ops.matching import nearest
 from jaxdesc.ops.sampling import px_from_uv, sample, uv_from_px, uv_grid
 from jaxdesc.types import Array, Correspondences, UserError, Variables
@@ -37,18 +38,10 @@ _features = jax.jit(network.features, static_argnames="net")
 _describe = jax.jit(network.describe, static_argnames="net")
 
 
-def _pixels(image: Array, name: str) -> np.ndarray:
-    image = np.asarray(image)
-    if image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
-        raise UserError(f"{name} has the shape {image.shape}; an RGB image (height, width, 3) is expected.")
-    return image.astype(np.float32) / 255 if image.dtype == np.uint8 else image.astype(np.float32)
-
-
 def _filled(image: Array, name: str = "image") -> tuple[np.ndarray, tuple[int, int]]:
     """(1, H', W', 3) float32, filled up to multiples of STEP by reflection at the right and bottom, and the image's own (H, W)."""
-    pixels = _pixels(image, name)
-    h, w = pixels.shape[:2]
-    return np.pad(pixels, ((0, -h % STEP), (0, -w % STEP), (0, 0)), mode="reflect")[None], (h, w)
+    pixels = frames.pixels(image, name)
+    return frames.filled(pixels, STEP)[None], pixels.shape[:2]
 
 
 def _padded_points(xy: np.ndarray) -> np.ndarray:
@@ -165,7 +158,7 @@ def distributions(variables: Variables, image1: Array, image2: Array, xy1_px: Ar
       image1, image2: (H, W, 3) uint8, or float in [0, 1]. xy1_px: (N, 2) pixels of image 1. cfg: of the method: window, use_nn and similarity.
     """
     options = {"window": cfg.window, "use_nn": cfg.use_nn, "similarity": cfg.similarity}
-    image1, image2 = (_pixels(image, name) for image, name in ((image1, "image1"), (image2, "image2")))
+    image1, image2 = (frames.pixels(image, name) for image, name in ((image1, "image1"), (image2, "image2")))
     matches, maps2 = jax.device_get(_pair(variables, image1, image2, np.asarray(xy1_px, np.float32), net, **options))
     size, n = image2.shape[:2], len(xy1_px)
     centre = matches.coarse.peak_uv if cfg.use_nn else matches.coarse.uv

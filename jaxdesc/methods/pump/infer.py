@@ -12,6 +12,7 @@ from jaxdesc.methods.pump.multiscale import Crop, Describe, Progress, followed, 
 from jaxdesc.methods.pump.recursive import SIDE, match_recursively
 from jaxdesc.methods.pump.refine import keep_coherent
 from jaxdesc.methods.pump.single import MatchOptions, Size, available_bytes, predict_bytes
+from jaxdesc.ops import frames
 from jaxdesc.ops.matching import decode_pose, encode_pose
 from jaxdesc.types import Array, Correspondences, UserError, Variables
 
@@ -50,7 +51,7 @@ def match_images(
     Raises:
       UserError: an image that is no RGB image; no memory even for the smallest tiles.
     """
-    first, second = (_pixels(image, name) for image, name in ((image1, "image1"), (image2, "image2")))
+    first, second = (frames.pixels(image, name) for image, name in ((image1, "image1"), (image2, "image2")))
     swapped = min(second.shape[:2]) > min(first.shape[:2])
     if swapped:
         first, second = second, first
@@ -75,13 +76,6 @@ def match_images(
         scale, rotation = decode_pose(rows[:, 5])
         rows = np.column_stack([rows[:, 2:4], rows[:, :2], rows[:, 4], encode_pose(1 / scale, -rotation)]).astype(np.float32)
     return keep_coherent(rows, options.min_component) if options.min_component else rows
-
-
-def _pixels(image: np.ndarray, name: str) -> np.ndarray:
-    image = np.asarray(image)
-    if image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
-        raise UserError(f"{name} has the shape {image.shape}; an RGB image (height, width, 3) is expected.")
-    return image.astype(np.float32) / 255 if image.dtype == np.uint8 else image.astype(np.float32)
 
 
 _describe = jax.jit(network.describe, static_argnames=("net", "multiple"))
