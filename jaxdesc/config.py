@@ -9,9 +9,10 @@ import math
 import os
 import types
 import typing
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from jaxdesc.errors import UserError
 
@@ -109,11 +110,13 @@ class DrawConfig:
 
 @dataclass(frozen=True)
 class OptimConfig:
-    learning_rate: float = option(1e-4, "Adam's step size", above=0)
+    name: str = option("adam", "how parameters are updated: adam, weight decay coupled; adamw, decoupled; sgd, with momentum", choices=("adam", "adamw", "sgd"))
+    learning_rate: float = option(1e-4, "size of the updates", above=0)
     schedule: str = option("constant", "of the learning rate over the run", choices=("constant", "cosine", "halving"))
     halving_steps: int = option(80_000, "updates between halvings of the learning rate (schedule = halving)", above=0)
     warmup_steps: int = option(0, "updates of linear warm-up", at_least=0)
-    weight_decay: float = option(5e-4, "coupled: added to the gradient before Adam's moments", at_least=0)
+    weight_decay: float = option(5e-4, "share of the parameters that is added to the gradient (adamw: to the update)", at_least=0)
+    momentum: float = option(0.0, "of sgd", at_least=0, at_most=1)
     b1: float = option(0.9, "decay of Adam's first moment", at_least=0, at_most=1)
     b2: float = option(0.999, "decay of Adam's second moment", at_least=0, at_most=1)
     eps: float = option(1e-8, "Adam's epsilon", above=0)
@@ -147,6 +150,25 @@ class ExperimentConfig:
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig()
     report: ReportConfig = ReportConfig()
+
+
+class Stage(NamedTuple):
+    """A stretch of a run; its optimiser and learning rate begin anew."""
+
+    name: str
+    start: int  # first update, counted from 0
+    steps: int
+    data: DataConfig  # what its batches are made of
+    pairs: str = ""  # a word for these pairs, where the stages' differ
+    options: Mapping[str, Any] = types.MappingProxyType({})  # of the method's build
+    rates: Callable[[Any], Any] | None = None  # from a tree of the parameters to what their updates are multiplied by; None: 1
+
+
+def plan(config: ExperimentConfig) -> tuple[Stage, ...]:
+    """The stages of a run in their order, which together take config.train.steps: those of `config.method.plan(config)`, or else a single one."""
+    if hasattr(config.method, "plan"):
+        return config.method.plan(config)
+    return (Stage("", 0, config.train.steps, config.data),)
 
 
 def _type_matches(value: Any, annotation: Any) -> bool:

@@ -41,25 +41,28 @@ def claim(workdir: Path, cfg: configs.ExperimentConfig) -> None:
     Raises:
       UserError: it cannot be written to, or belongs to another configuration (naming the first field that differs).
     """
-    ours = json.loads(json.dumps(configs.as_dict(cfg)))
+    ours, usual = (json.loads(json.dumps(configs.as_dict(c))) for c in (cfg, configs.ExperimentConfig(method=type(cfg.method)())))
     path = workdir / "config.json"
     if path.exists():
         try:
             theirs = json.loads(path.read_text())
         except ValueError as e:
             raise UserError(f"{path} is damaged: delete it or choose another --workdir.") from e
-        for name, mine, other in _differences(ours, theirs):
+        for name, mine, other in _differences(ours, theirs, usual):
             if not name.startswith("report."):
                 raise UserError(f"{workdir} belongs to another configuration ({name} is {other!r} there and {mine!r} here): choose another --workdir.")
+    elif any((workdir / "checkpoints").glob("[0-9]*")):
+        raise UserError(f"{workdir} holds checkpoints but no config.json, so that nothing says what they are of: delete it or choose another --workdir.")
     with atomic(path) as temporary:
         temporary.write_text(json.dumps(ours, indent=1))
 
 
-def _differences(ours: dict, theirs: dict, prefix: str = ""):
+def _differences(ours: dict, theirs: dict, usual: dict, prefix: str = ""):
+    """(name, our value, theirs) of the fields that differ; one that they were written without, by an earlier version, had its usual value."""
     for name in sorted(ours.keys() | theirs.keys()):
-        mine, other = ours.get(name), theirs.get(name)
+        mine, other = ours.get(name), theirs.get(name, usual.get(name))
         if isinstance(mine, dict) and isinstance(other, dict):
-            yield from _differences(mine, other, f"{prefix}{name}.")
+            yield from _differences(mine, other, usual.get(name, {}), f"{prefix}{name}.")
         elif mine != other:
             yield f"{prefix}{name}", mine, other
 
@@ -154,7 +157,8 @@ def with_pretrained(state: TrainState, spec: str, optimizer: optax.GradientTrans
 def run(cfg: configs.ExperimentConfig, workdir: str | Path) -> dict[str, float]:
     """Trains, resuming whatever the workdir holds; returns the last validation's metrics.
 
-    The workdir gets config.json, metrics.jsonl, tensorboard/, checkpoints/, pictures of matches and curve.png.
+    The workdir gets config.json, metrics.jsonl, tensorboard/, checkpoints/, pictures of matches and curve.png. A run of several stages, see `config.plan`, is
+    validated on the held-out pairs of all of them, and before and after each; scores on other pairs than the last stage's are named after those pairs.
 
     Raises:
       UserError: unusable data, a workdir of another configuration, a non-finite loss.
@@ -162,34 +166,33 @@ def run(cfg: configs.ExperimentConfig, workdir: str | Path) -> dict[str, float]:
     configs.validate(cfg)
     workdir = Path(workdir)
     main = jax.process_index() == 0
-    data = open_data(cfg.data, cfg.train.seed)
+    plan = configs.plan(cfg)
+    sources = {stage.data: open_data(stage.data, cfg.train.seed) for stage in {stage.data: stage for stage in plan}.values()}
     if main:
         claim(workdir, cfg)
-        for line in data.report():
+        for line in dict.fromkeys(line for data in sources.values() for line in data.report()):
             print(line)
 
-    method = METHODS[cfg.method.name](cfg.method, axis_name=AXIS)
-    optimizer = make_optimizer(cfg.optim, cfg.train.steps)
+    build = METHODS[cfg.method.name]
     draw = partial(draw_batch, cfg=cfg.draw)
-    step_function = partial(train_step, method=method, optimizer=optimizer, draw=draw, seed=cfg.train.seed, accumulate=cfg.train.accumulate)
     devices = devices_for(cfg)
     local = len(devices) // jax.process_count()
-    parallel_step = parallel(step_function, devices)
-
-    pairs = pairs_per_batch(cfg.data)
-    validation = validation_batch(data, pairs, cfg.report.validation_pairs, draw)
-    validate = jax.jit(partial(validation_step, method=method))
+    pairs = pairs_per_batch(plan[0].data)
+    prefixes = {stage.data: "" if stage.data == plan[-1].data else f"{stage.pairs}/" for stage in plan}
+    validations = {prefixes[part]: validation_batch(data, pairs, cfg.report.validation_pairs, draw) for part, data in sources.items()}
+    validate = jax.jit(partial(validation_step, method=build(cfg.method)))
+    optimizers = [make_optimizer(cfg.optim, stage.steps, stage.rates) for stage in plan]
 
     with Checkpoints(workdir / "checkpoints", cfg.report.keep_last) as checkpoints, _Stop() as stop:
         position = 0
-        state = jax.jit(partial(init_state, method, optimizer, seed=cfg.train.seed))(validation)
+        state = jax.jit(partial(init_state, build(cfg.method), optimizers[0], seed=cfg.train.seed))(validations[prefixes[plan[0].data]])
         if checkpoints.latest() is not None:
             state, position = checkpoints.restore(state)
             if main:
                 done = int(state.step) >= cfg.train.steps
                 print(f"{workdir} is finished at step {int(state.step)}" if done else f"resuming {workdir} at step {int(state.step)}")
         elif hasattr(cfg.method, "weights"):
-            state = with_pretrained(state, cfg.method.weights, optimizer, print if main else lambda sentence: None)
+            state = with_pretrained(state, cfg.method.weights, optimizers[0], print if main else lambda sentence: None)
         start = int(state.step)
         reporter = Reporter(workdir, start, cfg.train.steps, 2 * sum(pairs.values()), enabled=main)
         state = replicate(state, devices)
@@ -214,16 +217,17 @@ def run(cfg: configs.ExperimentConfig, workdir: str | Path) -> dict[str, float]:
         def evaluate(step: int) -> None:
             settle(0)
             matches = {}
-            for part, known in validation.items():
-                values, matches[part] = validate(inference_variables(current()), known)
-                scores.update({name: float(value) for name, value in values.items()})
+            for prefix, parts in validations.items():
+                for part, known in parts.items():
+                    values, matches[prefix, part] = validate(inference_variables(current()), known)
+                    scores.update({prefix + name: float(value) for name, value in values.items()})
             reporter.metrics(step, scores, "validation")
             if main:
-                part = next(iter(matches))
-                picture = _picture(validation[part], matches[part])
+                prefix, part = shown = next(key for key in matches if not key[0])
+                picture = _picture(validations[prefix][part], matches[shown])
                 _save_png(workdir / f"matches_{step:06d}.png", picture)
                 reporter.image(step, "validation/matches", picture)
-                reporter.say(f"step {step}: " + ", ".join(f"{name} {value:.3f}" for name, value in scores.items()))
+                reporter.say(f"step {step}: " + ", ".join(f"{name} {value:.3f}{_published(cfg.method, name)}" for name, value in scores.items()))
             reporter.pause_clock()
 
         def save(metrics=None) -> None:
@@ -234,17 +238,29 @@ def run(cfg: configs.ExperimentConfig, workdir: str | Path) -> dict[str, float]:
         try:
             if start == 0:
                 evaluate(0)
-            batches = data.batches(position, jax.process_index(), jax.process_count())
-            while step < cfg.train.steps and stop.signal is None:
-                state, metrics = parallel_step(state, _split(next(batches), local))
-                step, position = step + 1, position + 1
-                pending.append((step, metrics))
-                settle(IN_FLIGHT)
-                if step % cfg.report.validate_every == 0 or step == cfg.train.steps:
-                    evaluate(step)
-                    save(dict(scores))
-                elif step % cfg.report.checkpoint_every == 0:
-                    save()
+            for stage, optimizer in zip(plan, optimizers, strict=True):
+                end = stage.start + stage.steps
+                if step >= end or stop.signal is not None:
+                    continue
+                if main and stage.name:
+                    reporter.say(f"stage {stage.name}, steps {stage.start + 1} to {end}")
+                if 0 < step == stage.start:
+                    state = replicate(begun_anew(current(), optimizer), devices)
+                method = build(cfg.method, axis_name=AXIS, **stage.options)
+                parallel_step = parallel(
+                    partial(train_step, method=method, optimizer=optimizer, draw=draw, seed=cfg.train.seed, accumulate=cfg.train.accumulate), devices
+                )
+                batches = sources[stage.data].batches(position, jax.process_index(), jax.process_count())
+                while step < end and stop.signal is None:
+                    state, metrics = parallel_step(state, _split(next(batches), local))
+                    step, position = step + 1, position + 1
+                    pending.append((step, metrics))
+                    settle(IN_FLIGHT)
+                    if step % cfg.report.validate_every == 0 or step == end:
+                        evaluate(step)
+                        save(dict(scores))
+                    elif step % cfg.report.checkpoint_every == 0:
+                        save()
             save()
             if main and step == cfg.train.steps:
                 _save_png(workdir / "curve.png", figures.training_curve(workdir / "metrics.jsonl"))
@@ -259,6 +275,17 @@ def run(cfg: configs.ExperimentConfig, workdir: str | Path) -> dict[str, float]:
         if stop.signal == signal.SIGINT:
             raise KeyboardInterrupt
     return scores
+
+
+def begun_anew(state: TrainState, optimizer: optax.GradientTransformation) -> TrainState:
+    """The state with which a stage begins: nothing but the optimiser's memory is lost."""
+    return new_state({"params": state.params, **state.model_state}, optimizer).replace(step=state.step)
+
+
+def _published(method, name: str) -> str:
+    """What the paper reports beside a score, if the method's Config knows it."""
+    value = getattr(method, "published", {}).get(name)
+    return "" if value is None else f" (paper: {value:g})"
 
 
 def _picture(validation: Pair | PosedPair | KeypointPair, matches: Correspondences) -> np.ndarray:

@@ -4,6 +4,7 @@ import dataclasses
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -113,6 +114,36 @@ def test_sigterm_saves_and_exits_zero(tmp_path, cache):
         assert f"step {checkpoints.latest()} is saved" in out
 
 
+def test_stages_begin_with_an_optimiser_of_their_own_and_resume(tmp_path, cache, monkeypatch):
+    """Three steps in stages of two and one: the second one's Adam has seen one gradient; stopped between the stages, the run ends as if it had not been."""
+
+    def plan(cfg):
+        return tuple(config.Stage(name, start, steps, cfg.data) for name, start, steps in (("first", 0, 2), ("second", 2, 1)))
+
+    monkeypatch.setattr(loop.configs, "plan", plan)
+    loop.run(smoke(cache, 3), tmp_path / "whole")
+    shutil.copytree(tmp_path / "whole", tmp_path / "part")
+    shutil.rmtree(tmp_path / "part" / "checkpoints" / "3")
+    loop.run(smoke(cache, 3), tmp_path / "part")
+    for a, b in zip(leaves(tmp_path / "whole", 3), leaves(tmp_path / "part", 3), strict=True):
+        np.testing.assert_array_equal(a, b)
+    counts = {step: {int(x) for x in leaves(tmp_path / "whole", step) if x.dtype.kind == "i"} for step in (2, 3)}
+    assert counts == {2: {2}, 3: {1, 3}}  # step and the optimiser's own count
+
+
+def test_scores_of_another_stages_pairs_are_named_after_them(tmp_path, cache, monkeypatch):
+    def plan(cfg):
+        other = dataclasses.replace(cfg.data, prefetch=1)
+        return config.Stage("first", 0, 1, other, "warped"), config.Stage("second", 1, 1, cfg.data)
+
+    monkeypatch.setattr(loop.configs, "plan", plan)
+    scores = loop.run(smoke(cache), tmp_path / "run")
+    names = {"mma@1px", "mma@3px", "mma@5px", "matches"}
+    assert set(scores) == names | {f"warped/{name}" for name in names}
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if row["split"] == "validation"] == [0, 1, 2]
+
+
 def test_non_finite_loss_names_the_step_and_keeps_the_last_good_checkpoint(tmp_path, cache, monkeypatch):
     real_step = loop.train_step
 
@@ -132,6 +163,22 @@ def test_a_workdir_of_another_configuration_is_refused(tmp_path, cache):
     with pytest.raises(UserError, match=r"belongs to another configuration \(optim\.learning_rate is"):
         loop.claim(tmp_path, smoke(cache, **{"optim.learning_rate": "0.5"}))
     loop.claim(tmp_path, smoke(cache, **{"report.log_every": "7"}))  # what a run reports may change
+
+
+def test_a_workdir_of_a_version_that_lacked_a_field_is_its_own_if_the_field_has_its_usual_value(tmp_path, cache):
+    loop.claim(tmp_path, smoke(cache))
+    written = json.loads((tmp_path / "config.json").read_text())
+    del written["optim"]["name"]
+    (tmp_path / "config.json").write_text(json.dumps(written))
+    with pytest.raises(UserError, match=r"optim\.name is 'adam' there and 'sgd' here"):
+        loop.claim(tmp_path, smoke(cache, **{"optim.name": "sgd"}))
+    loop.claim(tmp_path, smoke(cache))
+
+
+def test_checkpoints_of_nobody_knows_what_are_refused(tmp_path, cache):
+    (tmp_path / "checkpoints" / "3").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"holds checkpoints but no config\.json"):
+        loop.claim(tmp_path, smoke(cache))
 
 
 def test_an_unwritable_workdir_is_told_in_a_sentence(tmp_path, cache):

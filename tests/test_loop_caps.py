@@ -165,10 +165,26 @@ def test_scores_of_keypoint_pairs_against_numpy():
     error = np.random.default_rng(3).uniform(0, 10, (2, n, 1))  # 0.1 of 56 px count
     common = {"image1": given.image1, "image2": given.image2, "xy1_px": given.xy1_px, "valid": given.valid, "slot": given.slot}
     pair = KeypointPair(xy2_px=(found + error * [0.8, -0.6]).astype(np.float32), **common)
-    scores, _ = jax.jit(partial(validation_step, method=toy(*maps)))({}, pair)
-    shares = [(error[b, pair.valid[b]] <= 5.6).mean() for b in range(2)]
-    assert set(scores) == {"pck@0.1"} and 0.3 < np.mean(shares) < 0.8
-    np.testing.assert_allclose(scores["pck@0.1"], np.mean(shares), rtol=1e-5)
+
+    def loss(variables, batch, key, train):
+        assert not train
+        return None, ({"seen": batch["semantic"].xy1_px.sum((1, 2))}, None)
+
+    scores, _ = jax.jit(partial(validation_step, method=toy(*maps)._replace(loss=loss)))({}, pair)
+    assert set(scores) == {"pck@0.05", "pck@0.1", "pck@0.15", "seen"}
+    for alpha in (0.05, 0.1, 0.15):
+        shares = [(error[b, pair.valid[b]] <= alpha * 56).mean() for b in range(2)]
+        np.testing.assert_allclose(scores[f"pck@{alpha}"], np.mean(shares), rtol=1e-5)
+    assert 0.3 < scores["pck@0.1"] < 0.8
+    np.testing.assert_allclose(scores["seen"], pair.xy1_px.sum() / 2, rtol=1e-5)
+
+    def transfer(variables, image1, image2, xy1):
+        return xy1 + 1.0, xy1[:, 0]
+
+    exact = pair.replace(xy2_px=pair.xy1_px + np.float32([1, 1 + 0.07 * 56]))
+    scores, matches = jax.jit(partial(validation_step, method=toy(*maps)._replace(loss=loss, transfer=transfer)))({}, exact)
+    assert [float(scores[f"pck@{alpha}"]) for alpha in (0.05, 0.1, 0.15)] == [0, 1, 1]
+    np.testing.assert_array_equal(matches.score, pair.xy1_px[..., 0])
 
 
 def test_a_homographys_matches_are_right_within_three_pixels():

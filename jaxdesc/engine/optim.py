@@ -1,5 +1,6 @@
 """The optimiser, from optax's pieces."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -46,12 +47,23 @@ def learning_rate(cfg: OptimConfig, steps: int) -> optax.Schedule:
     return optax.join_schedules([warmup, after], [cfg.warmup_steps]) if cfg.warmup_steps else after
 
 
-def make_optimizer(cfg: OptimConfig, steps: int) -> optax.GradientTransformation:
-    """Adam whose weight decay is coupled: it joins the gradient before the moments, as in the papers' programs."""
+def make_optimizer(cfg: OptimConfig, steps: int, rates: Callable[[Any], Any] | None = None) -> optax.GradientTransformation:
+    """The optimiser that `cfg.name` names, for a run or a stage of `steps` updates.
+
+    adam   weight decay is coupled: it joins the gradient before the moments, as in the papers' programs
+    adamw  weight decay is decoupled: it joins the update
+    sgd    v <- momentum v + (gradient + weight_decay params), as PyTorch has it
+
+    Args:
+      rates: from a tree of the parameters to what their updates are multiplied by; None: 1.
+    """
+    decay = optax.add_decayed_weights(cfg.weight_decay)
+    adam = optax.scale_by_adam(b1=cfg.b1, b2=cfg.b2, eps=cfg.eps)
+    rules = {"adam": (decay, adam), "adamw": (adam, decay), "sgd": (decay, optax.trace(cfg.momentum))}
     return optax.chain(
         optax.clip_by_global_norm(cfg.clip_norm) if cfg.clip_norm else optax.identity(),
-        optax.add_decayed_weights(cfg.weight_decay),
-        optax.scale_by_adam(b1=cfg.b1, b2=cfg.b2, eps=cfg.eps),
+        *rules[cfg.name],
         optax.scale_by_learning_rate(learning_rate(cfg, steps)),
+        optax.stateless(lambda updates, _: jax.tree.map(jnp.multiply, updates, rates(updates))) if rates else optax.identity(),
         parameter_average(cfg.ema_decay) if cfg.ema_decay else optax.identity(),
     )

@@ -12,7 +12,7 @@ from jaxdesc.nets.layers import l2_normalise
 from jaxdesc.ops.epipolar import epipolar_distance
 from jaxdesc.ops.geometry import apply_homography
 from jaxdesc.ops.matching import nearest, reciprocal_nearest
-from jaxdesc.ops.metrics import MMA_PX, PCK_ALPHA, PCK_PX, matching_accuracy
+from jaxdesc.ops.metrics import MMA_PX, PCK_ALPHA, PCK_ALPHAS, PCK_PX, matching_accuracy
 from jaxdesc.ops.sampling import px_from_uv, resize_aligned, sample, uv_from_px, uv_grid
 from jaxdesc.types import Array, Batch, Correspondences, KeypointPair, Method, Pair, PosedPair, RawBatch, TrainState, Variables
 
@@ -91,7 +91,11 @@ def validation_step(variables: Variables, pairs: Pair | PosedPair | KeypointPair
     """Scores of descriptors alone on one part of a validation batch, one pair at a time: nearest neighbours, no pyramid, no search in windows.
 
     Pairs with known homographies: MMA, {"mma@1px": ..., "matches": mean number counted}. Pairs with known poses: {"pck@5px": ..., "epipolar_px": ...}, of which
-    the former only where true positions are known. Pairs with common keypoints: {"pck@0.1": ...}. See the functions of SCORES.
+    the former only where true positions are known. Pairs with common keypoints: {"pck@0.05": ..., "pck@0.1": ..., "pck@0.15": ...} and the parts of the
+    loss. See the functions of SCORES.
+
+    Args:
+      method: built without an axis, validation runs on one device.
 
     Returns:
       the scores, means over the pairs that have any, and the matches of every pair, leading axis B.
@@ -128,9 +132,19 @@ def posed_scores(variables: Variables, pair: PosedPair, *, method: Method) -> tu
 
 
 def keypoint_scores(variables: Variables, pair: KeypointPair, *, method: Method) -> tuple[dict[str, tuple[Array, Array]], Correspondences]:
-    """One pair: (sum, weight) of PCK, the share of the keypoints that `look_up` finds within 0.1 of image 2's longer side of their true positions."""
-    matches = look_up(variables, pair, method)
-    return {f"pck@{PCK_ALPHA:g}": _share(right(pair, matches), pair.valid)}, matches
+    """One pair: (sum, weight) of PCK, the share of the keypoints that are moved to within 0.05, 0.1, 0.15 of image 2's longer side of their true positions,
+    and of the parts of the method's loss.
+
+    Keypoints are moved by `Method.transfer` where the method has its own way, else by `look_up`.
+    """
+    if method.transfer is None:
+        matches = look_up(variables, pair, method)
+    else:
+        xy2, score = method.transfer(variables, pair.image1, pair.image2, pair.xy1_px)
+        matches = Correspondences(pair.xy1_px, xy2, score, jnp.zeros(len(score), jnp.int32), pair.valid)
+    _, (parts, _) = method.loss(variables, {"semantic": jax.tree.map(lambda x: x[None], pair)}, jax.random.key(0), False)
+    scores = {name: (value[0], jnp.ones(())) for name, value in parts.items()}
+    return scores | {f"pck@{alpha:g}": _share(near(pair, matches, alpha), pair.valid) for alpha in PCK_ALPHAS}, matches
 
 
 SCORES = {Pair: homography_scores, PosedPair: posed_scores, KeypointPair: keypoint_scores}
@@ -151,11 +165,16 @@ def _share(values: Array, counted: Array) -> tuple[Array, Array]:
     return jnp.where(counted, values, 0).sum() / jnp.maximum(counted.sum(), 1), counted.any().astype(jnp.float32)
 
 
+def near(pair: KeypointPair, matches: Correspondences, alpha: float) -> Array:
+    """(N,) bool: the matches of one pair that lie within `alpha` of image 2's longer side of the truth."""
+    return jnp.linalg.norm(pair.xy2_px - matches.xy2_px, axis=-1) <= alpha * max(pair.image2.shape[:2])
+
+
 def right(pair: Pair | PosedPair | KeypointPair, matches: Correspondences) -> Array:
     """(N,) bool: the matches of one pair that a picture shows as right. With a homography: within 3 px of the truth. With a pose: within 5 px of the true
     position, or, where that is not known, of the epipolar line. With common keypoints: within 0.1 of image 2's longer side."""
     if isinstance(pair, KeypointPair):
-        return jnp.linalg.norm(pair.xy2_px - matches.xy2_px, axis=-1) <= PCK_ALPHA * max(pair.image2.shape[:2])
+        return near(pair, matches, PCK_ALPHA)
     if not isinstance(pair, PosedPair):
         return jnp.linalg.norm(apply_homography(pair.H_1to2, matches.xy1_px) - matches.xy2_px, axis=-1) <= RIGHT_PX
     on_line = epipolar_distance(pair.F_1to2, matches.xy1_px, matches.xy2_px) <= PCK_PX

@@ -7,7 +7,8 @@ from jaxdesc.types import Array, Correspondences
 
 MMA_PX = (1.0, 3.0, 5.0)
 PCK_PX = 5.0  # on pairs with known poses
-PCK_ALPHA = 0.1  # of the longer side, on pairs with common keypoints
+PCK_ALPHAS = (0.05, 0.1, 0.15)  # of the longer side, on pairs with common keypoints
+PCK_ALPHA = 0.1  # the one of them that pictures and checkpoints go by
 
 
 def matching_accuracy(matches: Correspondences, H_1to2: Array, size2_hw: tuple[int, int], thresholds_px=MMA_PX) -> tuple[Array, Array, Array]:

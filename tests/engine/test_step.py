@@ -70,15 +70,47 @@ def torch_adam(grads, w, lr, wd, b1=0.9, b2=0.999, eps=1e-8):
     return w
 
 
-def test_adam_is_torchs():
-    grads = np.random.default_rng(0).normal(size=12)
-    optimizer = make_optimizer(OptimConfig(learning_rate=3e-2, weight_decay=1e-2), 12)
-    params = {"w": jnp.array(0.7)}
+def torch_sgd(grads, w, lr, wd, momentum):
+    v = 0.0
+    for g in grads:
+        v = momentum * v + g + wd * w
+        w -= lr * v
+    return w
+
+
+def torch_adamw(grads, w, lr, wd, b1=0.9, b2=0.999, eps=1e-8):
+    m = v = 0.0
+    for t, g in enumerate(grads, 1):
+        m, v = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g * g
+        w -= lr * ((m / (1 - b1**t)) / (np.sqrt(v / (1 - b2**t)) + eps) + wd * w)
+    return w
+
+
+def followed(cfg, grads, w, rates=None):
+    """A scalar's path down given gradients."""
+    optimizer = make_optimizer(cfg, len(grads), rates)
+    params = {"w": jnp.array(w)}
     state = optimizer.init(params)
     for g in grads:
         updates, state = optimizer.update({"w": jnp.array(g, jnp.float32)}, state, params)
         params = optax.apply_updates(params, updates)
-    np.testing.assert_allclose(params["w"], torch_adam(grads, 0.7, 3e-2, 1e-2), rtol=1e-4)
+    return params["w"]
+
+
+def test_optimisers_are_torchs():
+    grads = np.random.default_rng(0).normal(size=12)
+    adam = OptimConfig(learning_rate=3e-2, weight_decay=1e-2)
+    np.testing.assert_allclose(followed(adam, grads, 0.7), torch_adam(grads, 0.7, 3e-2, 1e-2), rtol=1e-4)
+    sgd = OptimConfig(name="sgd", learning_rate=3e-2, momentum=0.5, weight_decay=1e-2)
+    np.testing.assert_allclose(followed(sgd, grads, 0.7), torch_sgd(grads, 0.7, 3e-2, 1e-2, 0.5), rtol=1e-4)
+    adamw = OptimConfig(name="adamw", learning_rate=3e-2, weight_decay=0.1)
+    np.testing.assert_allclose(followed(adamw, grads, 0.7), torch_adamw(grads, 0.7, 3e-2, 0.1), rtol=1e-4)
+
+
+def test_rates_multiply_updates():
+    cfg, grads = OptimConfig(name="sgd", learning_rate=1.0, weight_decay=0.0), np.array([0.1, -0.3])
+    np.testing.assert_allclose(followed(cfg, grads, 0.7, lambda tree: {"w": 0.25}), 0.75, rtol=1e-5)
+    assert followed(cfg, grads, 0.7, lambda tree: jax.tree.map(lambda _: 0.0, tree)) == jnp.float32(0.7)
 
 
 def test_running_mean_of_the_parameters():

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
 
-from jaxdesc.config import option
+from jaxdesc.config import Stage, option
 from jaxdesc.methods.gsf import infer, loss, network, stages
 from jaxdesc.nets.resnet import DEPTHS, tapped_channels
 from jaxdesc.types import Method, UserError
@@ -32,6 +32,7 @@ class Config:
     """Fact: what the supplementary states; the other defaults are decisions."""
 
     name: ClassVar[str] = "gsf"
+    published: ClassVar[dict[str, float]] = {"density": 0.75}  # supplementary, section 2: of the confident matches that the loss uses, on average
 
     backbone: str = option("resnet101", "of the features", choices=tuple(f"resnet{depth}" for depth in DEPTHS))
     width: int = option(64, "channels of the backbone's stem; 64 in ResNets", at_least=1)
@@ -46,6 +47,7 @@ class Config:
     dtype: str = option("float32", "of the networks' computation; volumes and losses are float32", choices=("float32", "bfloat16"))
 
     confidence_power: int = option(0, "power of C by which the ratio product of Q is multiplied: 0, or 1 as in NC-Net", at_least=0)
+    confidence_contrast: float = option(1.0, "power that the ratio product of Q is raised to; the density at the start, 0.75 in the paper, tells a good one", at_least=1)
     rho: float = option(0.9, "matches of a greater confidence count (fact)", above=0, at_most=1)
     guide_width: float = option(5.0, "c_P, cells: Gaussian of the interpolation of the guidance (fact: 5)", above=0)
     modulation_width: float = option(5.0, "c_M, cells: Gaussian around the guidance that modulates the correlation (fact: 5)", above=0)
@@ -65,6 +67,18 @@ class Config:
     stages: tuple[str, ...] = option(("A1", "A2", "B"), "of the run, in order: A1 synthetic pairs, W_P alone; A2 synthetic pairs; B real pairs")
     stage_shares: tuple[float, ...] = option((10.0, 10.0, 20.0), "relative lengths of the stages")
     backbone_rate: float = option(0.1, "learning rate of the backbone, relative to that of the other networks", at_least=0)
+
+    def plan(self, config) -> tuple[Stage, ...]:
+        """The stages of a run as the training loop wants them."""
+        return tuple(
+            Stage(
+                **{"name": stage.name, "start": stage.start, "steps": stage.steps, "pairs": stage.source},
+                data=stages.data_of(stage, config.data),
+                options={"pruning_only": stage.pruning_only},
+                rates=partial(stages.rates, stage=stage, backbone_rate=self.backbone_rate),
+            )
+            for stage in stages.schedule(self.stages, self.stage_shares, config.train.steps)
+        )
 
     def validate(self, config) -> None:
         """What `option` cannot say; raises UserError naming the field."""
