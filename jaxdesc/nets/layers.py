@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxdesc.ops.conv import conv
 from jaxdesc.ops.depthwise import depthwise_conv
 from jaxdesc.types import Array
 
@@ -116,9 +117,7 @@ class Conv(nn.Module):
             b, h, w, c = x.shape
             x = x.reshape(b, h // k, k, w // k, k, c).transpose(0, 1, 3, 2, 4, 5).reshape(b, h // k, w // k, k * k * c)
             return x @ kernel.reshape(k * k * c, self.features) + bias
-        pad = ((k - 1) * self.dilation) // 2
-        strides, dilations, layout = [self.stride] * 2, [self.dilation] * 2, ("NHWC", "HWIO", "NHWC")
-        return jax.lax.conv_general_dilated(x, kernel, strides, [(pad, pad)] * 2, rhs_dilation=dilations, dimension_numbers=layout) + bias
+        return conv(x, kernel, self.stride, self.dilation) + bias
 
 
 class ShuffledConv(nn.Module):

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdesc.nets.layers import BatchNorm, Conv
+from jaxdesc.ops import conv as ops
 from jaxdesc.types import Array
 
 
@@ -84,4 +85,4 @@ class VolumeUNet(nn.Module):
             x = twice(jnp.concatenate([up[:, : skip.shape[1], : skip.shape[2]], skip], -1), skip.shape[-1], level)
         kernel = self.param("conv8_kernel", nn.initializers.zeros, (5, 5, self.width, self.out))
         bias = self.param("conv8_bias", nn.initializers.constant(self.start), (self.out,))
-        return jax.lax.conv_general_dilated(x.astype(jnp.float32), kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")) + bias
+        return ops.conv(x.astype(jnp.float32), kernel) + bias
