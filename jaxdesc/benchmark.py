@@ -2,6 +2,7 @@
 
 import argparse
 import ctypes
+import dataclasses
 import time
 from collections.abc import Callable
 from functools import partial
@@ -9,6 +10,7 @@ from itertools import islice
 from pathlib import Path
 
 from jaxdesc import cli
+from jaxdesc.errors import UserError
 
 GIGA = 1e9
 
@@ -17,24 +19,31 @@ def flags() -> argparse.ArgumentParser:
     parser = cli.parser(
         "benchmark",
         "Times the losses, the matching pyramid, the training step or the input pipeline and prints each with its floor and the ratio to it.",
-        "python -m jaxdesc.benchmark losses --size 256 --batch 2",
+        "python -m jaxdesc.benchmark losses --size 256 --batch 2\n  python -m jaxdesc.benchmark step --config configs/caps.py:paper --config.train.accumulate=6",
     )
     parser.add_argument("what", choices=("losses", "match", "step", "data"))
-    parser.add_argument("--config", default="configs/pump.py", metavar="FILE.py[:VARIANT]", help="step, data: configuration (default: %(default)s)")
+    parser.add_argument(
+        "--config",
+        default="configs/pump.py",
+        metavar="FILE.py[:VARIANT]",
+        help="step, data: configuration (default: %(default)s); any field can be changed with --config.FIELD=VALUE",
+    )
     parser.add_argument("--batch", type=int, default=2, help="losses: pairs (default: %(default)s)")
     parser.add_argument("--size", type=int, default=256, help="losses: side of the descriptor maps (default: %(default)s)")
     parser.add_argument("--sizes", nargs="+", default=["320x240", "480x360"], metavar="WxH", help="match: of both images (default: 320x240 480x360)")
     parser.add_argument("--storage", default="float16", choices=("float16", "float32"), help="match: of the pyramid (default: %(default)s)")
     parser.add_argument("--dim", type=int, default=128, help="losses, match: length of the descriptors (default: %(default)s)")
-    parser.add_argument("--repeat", type=int, default=5, help="timed repetitions, of which the median counts (default: %(default)s)")
+    parser.add_argument("--repeat", type=int, default=5, help="timed repetitions after a first one, of which the median counts (default: %(default)s)")
+    parser.add_argument("--cold", action="store_true", help="step: time a single update, the first, where one takes minutes")
     return parser
 
 
-def seconds(function: Callable, *arguments, repeat: int) -> float:
-    """Median wall time of a compiled function, after one call that warms up."""
+def seconds(function: Callable, *arguments, repeat: int, warm: bool = True) -> float:
+    """Median wall time of a compiled function, after one call that warms up unless `warm` is False."""
     import jax
 
-    jax.block_until_ready(function(*arguments))
+    if warm:
+        jax.block_until_ready(function(*arguments))
     times = []
     for _ in range(repeat):
         start = time.perf_counter()
@@ -123,7 +132,6 @@ def match(args: argparse.Namespace) -> None:
 
     from jaxdesc.methods.pump.single import MatchOptions, fields, predict_bytes
     from jaxdesc.nets.layers import l2_normalise
-    from jaxdesc.types import UserError
 
     options = MatchOptions(storage=args.storage)
     heading()
@@ -162,65 +170,95 @@ def resident_bytes(peak: bool = False) -> int:
         return 0
 
 
+def configuration(args: argparse.Namespace):
+    """The configuration asked for, with embedded data in place of sources that still lack their folder, as those of published recipes do: arrays have the same
+    shapes whatever they show."""
+    from jaxdesc import config
+
+    cfg = config.load(args.config, args.overrides)
+    lacking = {}
+    for part in ("synthetic", "real", "posed", "semantic"):
+        empty = [source.kind for source in getattr(cfg.data, part) if not source.path and source.kind not in ("embedded", "rendered")]
+        if getattr(cfg.data, f"{part}_per_batch") and empty:
+            print(f"config.data.{part} names no folder for {', '.join(empty)}: embedded data stands in.")
+            lacking[part] = (config.Source(),)
+    return dataclasses.replace(cfg, data=dataclasses.replace(cfg.data, **lacking))
+
+
 def step(args: argparse.Namespace) -> None:
-    """One update of a configuration on one device: drawing, network, losses, optimiser; the floor is FLOPs over a measured peak."""
+    """One update of each stage of a configuration on one device: drawing, network, losses, optimiser; the floor is FLOPs over a measured peak."""
     import jax
     import jax.numpy as jnp
-    import numpy as np
 
-    from jaxdesc import config, loop
+    from jaxdesc import config
+
+    cfg, side = configuration(args), 2048
+    peak = 2 * side**3 / seconds(jax.jit(lambda x: x @ x), jnp.ones((side, side)), repeat=5)
+    heading()
+    for stage in config.plan(cfg):
+        if stage.name:
+            print(f"stage {stage.name}")
+        step_of(stage, cfg, args, peak)
+
+
+def step_of(stage, cfg, args: argparse.Namespace, peak: float) -> None:
+    """One stage's row and what it is made of; `peak`: FLOPs in a second."""
+    import jax
+    import jax.numpy as jnp
+
+    from jaxdesc import loop
     from jaxdesc.data.draw import draw_batch
     from jaxdesc.data.pipeline import open_data
     from jaxdesc.engine.optim import make_optimizer
     from jaxdesc.engine.step import AXIS, init_state, train_step
     from jaxdesc.methods import METHODS
 
-    cfg = config.load(args.config)
-    raw = next(open_data(cfg.data, cfg.train.seed).batches(0))
-    method, optimizer = METHODS[cfg.method.name](cfg.method, axis_name=AXIS), make_optimizer(cfg.optim, cfg.train.steps)
-    draw = partial(draw_batch, cfg=cfg.draw)
-    batch = jax.jit(draw)(jax.random.key(0), raw)
+    raw = next(open_data(stage.data, cfg.train.seed).batches(0))
+    method, optimizer = METHODS[cfg.method.name](cfg.method, axis_name=AXIS, **stage.options), make_optimizer(cfg.optim, stage.steps, stage.rates)
+    draw, accumulate = partial(draw_batch, cfg=cfg.draw), cfg.train.accumulate
+    drawing = jax.jit(draw)
+    batch = drawing(jax.random.key(0), raw)
     state = jax.jit(partial(init_state, method, optimizer, seed=0))(batch)
-    update = partial(train_step, method=method, optimizer=optimizer, draw=draw, seed=0, accumulate=cfg.train.accumulate)
+    update = partial(train_step, method=method, optimizer=optimizer, draw=draw, seed=0, accumulate=accumulate)
     devices = jax.local_devices()[:1]
-    one, stacked_raw = loop.parallel(update, devices), jax.tree.map(lambda x: x[None], raw)
+    stacked_raw = jax.tree.map(lambda x: x[None], raw)
 
     images = jnp.concatenate([image for pair in batch.values() for image in (pair.image1, pair.image2)])
+    pairs, (height, width) = len(images) // 2, images.shape[1:3]
+    images = images[: 2 * pairs // accumulate]  # as many as are worked through at once
     variables = {"params": state.params, **state.model_state}
     forward = jax.jit(method.describe).lower(variables, images).compile()
-    flop = 3 * forward.cost_analysis()["flops"]
-    side = 2048
-    peak = 2 * side**3 / seconds(jax.jit(lambda x: x @ x), jnp.ones((side, side)), repeat=args.repeat)
-
-    heading()
-    pairs = int(images.shape[0]) // 2
-    memory = one.lower(loop.replicate(state, devices), stacked_raw).compile().memory_analysis()
+    flop = 3 * accumulate * forward.cost_analysis()["flops"]
+    draw_s = seconds(drawing, jax.random.key(0), raw, repeat=args.repeat)
+    forward_s = accumulate * seconds(forward, variables, images, repeat=1 if args.cold else args.repeat, warm=not args.cold)
+    run_state = loop.replicate(state, devices)
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    one = loop.parallel(update, devices).lower(run_state, stacked_raw).compile()
+    temporaries = one.memory_analysis().temp_size_in_bytes
+    batch = state = variables = images = None  # so that what the step takes can be seen
+    before = resident_bytes()
 
     def run():  # the state is given up by each step, so it goes from step to step
-        run.state, metrics = one(run.state, stacked_raw)
+        nonlocal run_state
+        run_state, metrics = one(run_state, stacked_raw)
         return metrics
 
-    run.state = loop.replicate(state, devices)
-    time_s = seconds(run, repeat=args.repeat)
-    row(
-        f"step, {pairs} pairs of {images.shape[1]} px",
-        time_s,
-        flop / peak,
-        f"{flop / GIGA:.0f} GFLOP of the network at {peak / GIGA:.0f} GFLOP/s",
-        memory.temp_size_in_bytes,
-    )
-    draw_s = seconds(jax.jit(draw), jax.random.key(0), raw, repeat=args.repeat)
+    time_s = seconds(run, repeat=1 if args.cold else args.repeat, warm=not args.cold)
+    taken = before and resident_bytes(peak=True) - before
+    parts = f", in {accumulate} parts" if accumulate > 1 else ""
+    floor = f"{flop / GIGA:.0f} GFLOP of the network at {peak / GIGA:.0f} GFLOP/s"
+    row(f"step, {pairs} pairs of {width}x{height} px{parts}", time_s, flop / peak, floor, temporaries)
     row("  of which drawing the pairs", draw_s, None)
-    row("  of which the network, forward", seconds(forward, variables, images, repeat=args.repeat), flop / 3 / peak, "a third of the above")
-    print(f"{pairs / time_s:.1f} pairs/s, {2 * pairs / time_s:.1f} crops/s; {np.sum([p.size for p in jax.tree.leaves(state.params)]):,} parameters")
+    row("  of which the network, forward", forward_s, flop / 3 / peak, "a third of the above")
+    print(f"  memory: {temporaries / 2**20:.0f} MiB of temporaries are planned" + (f", the process grew by {taken / 2**20:.0f} MiB" if taken else ""))
+    print(f"{pairs / time_s:.3g} pairs/s, {2 * pairs / time_s:.3g} images/s; {parameters:,} parameters")
 
 
 def data(args: argparse.Namespace) -> None:
     """The input pipeline alone: photographs decoded and put on canvases, per second."""
-    from jaxdesc import config
     from jaxdesc.data.pipeline import open_data
 
-    cfg = config.load(args.config)
+    cfg = configuration(args)
     opened = open_data(cfg.data, cfg.train.seed)
     batches = opened.batches(0)
     next(batches)
@@ -229,8 +267,8 @@ def data(args: argparse.Namespace) -> None:
     for _ in islice(batches, count):
         pass
     rate = count / (time.perf_counter() - start)
-    images = cfg.data.synthetic_per_batch + 2 * (cfg.data.real_per_batch + cfg.data.posed_per_batch)
-    pairs = cfg.data.synthetic_per_batch + cfg.data.real_per_batch + cfg.data.posed_per_batch
+    twice = cfg.data.real_per_batch + cfg.data.posed_per_batch + cfg.data.semantic_per_batch
+    images, pairs = cfg.data.synthetic_per_batch + 2 * twice, cfg.data.synthetic_per_batch + twice
     print(
         f"{rate:.1f} batches/s, {rate * images:.0f} images/s, {rate * pairs:.0f} pairs/s with {cfg.data.threads} threads; canvases of {cfg.data.canvas_px} px"
     )
@@ -238,7 +276,10 @@ def data(args: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    args = flags().parse_args()
+    args, unknown = flags().parse_known_args()
+    args.overrides = cli.parse_overrides(unknown)
+    if args.overrides and args.what not in ("step", "data"):
+        raise UserError(f"--config.{next(iter(args.overrides))} is for step and data: {args.what} reads no configuration.")
     cli.use_compilation_cache()
     {"losses": losses, "match": match, "step": step, "data": data}[args.what](args)
 

@@ -23,6 +23,25 @@ def parser(verb: str, description: str, example: str) -> argparse.ArgumentParser
     )
 
 
+def parse_overrides(unknown: list[str]) -> dict[str, str]:
+    """["--config.optim.learning_rate=1e-3", ...] -> {"optim.learning_rate": "1e-3"}; a value may follow after a blank too.
+
+    Raises:
+      UserError: another argument, or a value is missing.
+    """
+    overrides, words = {}, iter(unknown)
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not name.startswith("--config."):
+            raise UserError(f"Unknown argument {word!r}: see --help.")
+        if not equals:
+            value = next(words, None)
+            if value is None:
+                raise UserError(f"{name} lacks a value.")
+        overrides[name.removeprefix("--config.")] = value
+    return overrides
+
+
 def run(main: Callable[[], None]) -> None:
     """Runs a verb and exits: 0 done, 1 the machine refused (disk, memory), 2 a mistake in what was asked, 130 interrupted."""
     # XLA and the checkpoint library log to stderr what no user can act on.

@@ -105,6 +105,7 @@ class DrawConfig:
         (480, 640), "rows and columns of the views of a posed pair; they are cut to this shape and resized, not rotated or tilted"
     )
     warp: WarpConfig = WarpConfig()  # of photographs that keypoint pairs are made of
+    prune: bool = option(True, "of the candidates for the queries of a posed pair, only those are asked for that some depth shows in view 2")
     queries: int = option(500, "points of view 1 that a posed pair asks for, 9 of 10 SIFT keypoints", at_least=1)
 
 
@@ -161,7 +162,9 @@ class Stage(NamedTuple):
     data: DataConfig  # what its batches are made of
     pairs: str = ""  # a word for these pairs, where the stages' differ
     options: Mapping[str, Any] = types.MappingProxyType({})  # of the method's build
-    rates: Callable[[Any], Any] | None = None  # from a tree of the parameters to what their updates are multiplied by; None: 1
+    rates: Callable[[Any], Any] | None = (
+        None  # from a tree of the parameters to what their updates are multiplied by; None: 1. All of a run's stages have it, or none
+    )
 
 
 def plan(config: ExperimentConfig) -> tuple[Stage, ...]:

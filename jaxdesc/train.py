@@ -4,7 +4,6 @@ import argparse
 from pathlib import Path
 
 from jaxdesc import cli
-from jaxdesc.errors import UserError
 
 
 def flags() -> argparse.ArgumentParser:
@@ -21,24 +20,9 @@ def flags() -> argparse.ArgumentParser:
     return parser
 
 
-def parse_overrides(unknown: list[str]) -> dict[str, str]:
-    """["--config.optim.learning_rate=1e-3", ...] -> {"optim.learning_rate": "1e-3"}; a value may follow after a blank too."""
-    overrides, words = {}, iter(unknown)
-    for word in words:
-        name, equals, value = word.partition("=")
-        if not name.startswith("--config."):
-            raise UserError(f"Unknown argument {word!r}: see --help.")
-        if not equals:
-            value = next(words, None)
-            if value is None:
-                raise UserError(f"{name} lacks a value.")
-        overrides[name.removeprefix("--config.")] = value
-    return overrides
-
-
 def main() -> None:
     args, unknown = flags().parse_known_args()
-    overrides = parse_overrides(unknown)
+    overrides = cli.parse_overrides(unknown)
     import jax
 
     from jaxdesc import config, loop

@@ -113,10 +113,11 @@ def take_queries(keypoints: Array, uniform: Array, count: int) -> Array:
 
 
 def draw_posed_pair(key: Array, raw: RawPosedPair, cfg: DrawConfig) -> dict[str, Array]:
-    """One pair: the fields of PosedPair but `slot`. Of `cfg` counts posed_hw, queries, crop_scale, flip_probability and the colours.
+    """One pair: the fields of PosedPair but `slot`. Of `cfg` counts posed_hw, queries, prune, crop_scale, flip_probability and the colours.
 
     Both images are cut and resized, and mirrored together; K follows as K' = M K, and F from the cameras as they are then. Queries are SIFT keypoints and as
-    many uniform candidates as there are queries, kept where they lie on image 1 and where their line of sight, within the depth range, crosses image 2.
+    many uniform candidates as there are queries, kept where they lie on image 1 and, if cfg.prune, where their line of sight, within the
+    depth range, crosses image 2.
     """
     count, out_hw = cfg.queries, cfg.posed_hw
     u = jax.random.uniform(key, (2 * WINDOW + 2 * COLOUR + 1 + 2 * count,))
@@ -139,7 +140,9 @@ def draw_posed_pair(key: Array, raw: RawPosedPair, cfg: DrawConfig) -> dict[str,
     xy1 = jnp.concatenate([geometry.apply_homography(M1, raw.xy1_px), uniform])
     xy2 = jnp.append(geometry.apply_homography(M2, raw.xy2_px), jnp.zeros((count, 2)), 0)
     size = limit + 1
-    allowed = inside(xy1) & seen_within(xy1, K1, K2, raw.R_1to2, raw.t_1to2, raw.depth_range, size)
+    allowed = inside(xy1)
+    if cfg.prune:
+        allowed &= seen_within(xy1, K1, K2, raw.R_1to2, raw.t_1to2, raw.depth_range, size)
     keypoints = len(raw.xy1_px)
     chosen = take_queries(allowed[:keypoints] & raw.valid, allowed[keypoints:], count)
     valid = chosen < len(xy1)

@@ -76,6 +76,8 @@ def test_wrong_camera_files(tmp_path, line, words):
 
 
 def test_what_is_not_megadepth(tmp_path):
+    with pytest.raises(UserError, match="names no folder: write it as kind:FOLDER"):
+        megadepth.open_posed("", 96, str(tmp_path))
     (tmp_path / "md/0000").mkdir(parents=True)
     with pytest.raises(UserError, match="is not MegaDepth: it has neither"):
         opened(tmp_path / "md", tmp_path)

@@ -150,6 +150,10 @@ def damage(folder, how):
     elif how == "one place":
         world.poses[1] = (world.poses[1][0], world.poses[1][0] @ world.poses[0][0].T @ world.poses[0][1])
         world.write_text(folder / "sparse")
+    elif how == "behind":
+        R, t = world.poses[1]
+        world.poses[1] = (R, t - [0, 0, 12.0])
+        world.write_text(folder / "sparse")
     elif how == "no rotation":
         world.write_text(folder / "sparse", rotation=(0, 0, 0, 0))
     elif how == "nothing":
@@ -170,6 +174,7 @@ def damage(folder, how):
         ("no rotation", r"the camera of view 0\.jpg has a size, focal length or pose that is not a positive or finite number"),
         ("turned", "None of the 1 pairs of scene can be used: 1 turned by more than 80 degrees"),
         ("one place", "None of the 1 pairs of scene can be used: 1 taken from one place"),
+        ("behind", r"sparse: view 1\.jpg sees 40 points, of which 40 lie behind its camera: poses must be x_cam = R X \+ t"),
         ("nothing", r"has neither images/ with a COLMAP model in sparse/ or a cameras\.json"),
     ],
 )
@@ -239,9 +244,24 @@ def test_which_pairs_are_kept(monkeypatch):
     assert chosen.dropped == {"listed twice": 2, "turned by more than 80 degrees": 4}
     chosen = posed.choose(scene_of((0, 10, 20), (0, 1e-7, 1)))
     assert chosen.pairs == [("0", "2"), ("1", "2")] and chosen.dropped == {"taken from one place": 1}
+    for place in (3.3, 1e4 / 3):  # from one place but for rounding, and nothing tells how large the scene is
+        chosen = posed.choose(scene_of((0, 10, 25), (place, place, place)))
+        assert not chosen.pairs and chosen.dropped == {"taken from one place": 3}
     monkeypatch.setattr(posed, "MAX_PAIRS", 7)
     many = posed.choose(scene_of(range(8), range(8)))
     assert len(set(many.pairs)) == 7 and many.pairs == sorted(many.pairs) and many.dropped == {"beyond 7 of a scene": 21}
+
+
+def test_points_behind_a_camera_are_not_seen_by_it():
+    world = World(2)
+    points = dict(enumerate(world.X))
+    (R, t), xy = world.poses[0], world.xy[0]
+    for p in (3, 17):
+        points[p] = R.T @ (np.array([0.1, 0.2, -2.0]) - t)  # two metres behind
+    camera = colmap.in_front(cameras.Camera(WIDTH, HEIGHT, world.K, R, t, xy, np.arange(POINTS)), points, "a.jpg")
+    kept = [p for p in range(POINTS) if p not in (3, 17)]
+    np.testing.assert_array_equal(camera.point, kept)
+    np.testing.assert_array_equal(camera.xy_px, xy[kept])
 
 
 def test_depths_reach_as_far_as_anything_known():
@@ -488,6 +508,16 @@ def test_queries_lie_inside_and_their_lines_of_sight_cross_image_2():
         for x, y in queries[valid]:
             values = [F @ [x, y, 1] @ [u, v, 1] for u in (-1, 48) for v in (-1, 32)]
             assert min(values) <= 0 <= max(values)
+
+
+def test_pruning_can_be_left_out():
+    """Then also points are asked for whose line of sight misses image 2; those that were asked for before still are where there is room for all."""
+    raw = raw_batch()
+    few = dataclasses.replace(raw, depth_range=np.full_like(raw.depth_range, 1e-3))  # seen from as good as the other camera: most of image 2 is out of sight
+    pruned = draw(jax.random.key(0), few, jnp.arange(BATCH), CFG)
+    free = draw(jax.random.key(0), few, jnp.arange(BATCH), dataclasses.replace(CFG, prune=False))
+    assert pruned.valid.sum() < free.valid.sum() == BATCH * CFG.queries
+    chex.assert_trees_all_close(pruned.F_1to2, free.F_1to2)
 
 
 def test_draws_follow_the_slot():

@@ -167,6 +167,7 @@ def test_rooms_and_walks_are_sound():
 
 def test_scenes_are_prepared_once_and_repeat(tmp_path, monkeypatch):
     monkeypatch.setattr(rendered, "MIN_COMMON", 5)
+    monkeypatch.setattr(rendered, "HELD_OUT", 2)
     (tmp_path / "temporary").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     files = embedded.textures()
@@ -174,9 +175,12 @@ def test_scenes_are_prepared_once_and_repeat(tmp_path, monkeypatch):
     assert len(opened.images) == 6 and 3 <= len(opened.train) + len(opened.validation) <= 6
     assert opened.images[0]["image"].shape == (72, 96, 3) and opened.images[0]["image"].std() > 10
     assert all(left.name.endswith("tfds") for left in (tmp_path / "temporary").iterdir())  # tfds leaves empty folders of its own
+    for pair in opened.validation:  # the second room and nothing else, which is not trained on
+        assert [os.fsdecode(opened.images[int(pair[i])]["name"])[:8] for i in ("index1", "index2")] == ["scene001"] * 2
+    assert len(opened.validation) and len(opened.train)
     for pair in opened.train:
         names = [os.fsdecode(opened.images[int(pair[i])]["name"]) for i in ("index1", "index2")]
-        assert names[0][:8] == names[1][:8]
+        assert names[0][:8] == names[1][:8] == "scene000"
         one, two = (opened.views[int(pair[i])] for i in ("index1", "index2"))
         x1, x2 = one["xy_px"][pair["known_1to2"]], pair["xy_1to2"]
         t = pair["t_1to2"]

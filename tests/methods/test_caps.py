@@ -278,6 +278,15 @@ def test_loss_is_the_weighted_sum_of_what_numpy_finds(method, variables, loss_an
     assert {name: float(parts[name][b]) for name in expected} == pytest.approx(expected, rel=1e-3, abs=1e-5)
 
 
+def test_each_part_has_its_own_weight(variables):
+    cfg = dataclasses.replace(TINY, coarse_weight=0.7, fine_weight=0.3, coarse_cycle_weight=0.05, fine_cycle_weight=2.0, cycle_px=1e3, cycle_share=0.5)
+    weighted = METHODS["caps"](cfg)
+    per_example, (parts, _) = jax.jit(lambda batch: weighted.loss(variables, batch, jax.random.key(0), False))({"posed": warped()})
+    assert min(float(parts[name].min()) for name in loss.PARTS) > 0
+    expected = 0.7 * parts["E_coarse"] + 0.3 * parts["E_fine"] + 0.05 * parts["Y_coarse"] + 2 * parts["Y_fine"]
+    np.testing.assert_allclose(per_example, expected, rtol=1e-5)
+
+
 def test_share_of_correct_keypoints_counts_known_points(method, variables, loss_and_gradient):
     batch = warped()
     (_, (_, parts, _)), _ = loss_and_gradient(variables["params"], variables, {"posed": batch}, True)
@@ -541,9 +550,10 @@ def released(variables):
 def test_released_weights_come_back(variables):
     tensors = released(variables)
     assert {"firstconv.weight", "firstbn.running_var", "upconv3.conv.conv.bias", "iconv2.bn.weight", "conv_fine.conv.weight"} <= set(tensors)
-    cfg, found = from_torch({f"module.{name}": value for name, value in tensors.items()} | {"module.firstbn.num_batches_tracked": np.array(1)})
-    assert cfg == dataclasses.replace(TINY, decoder="released")
-    chex.assert_trees_all_equal(found, {name: jax.tree.map(np.asarray, tree) for name, tree in variables.items()})
+    for wrapper in ("net.", "module.", "module.net.", "net.module.", ""):  # the released program keeps the network in an attribute `net`
+        cfg, found = from_torch({f"{wrapper}{name}": value for name, value in tensors.items()} | {f"{wrapper}firstbn.num_batches_tracked": np.array(1)})
+        assert cfg == dataclasses.replace(TINY, decoder="released")
+        chex.assert_trees_all_equal(found, {name: jax.tree.map(np.asarray, tree) for name, tree in variables.items()})
 
 
 @pytest.mark.parametrize(

@@ -75,14 +75,14 @@ def scene_of(root: Path, model: Model, images: Path, list_file: Path, where: Pat
     """A scene of the cameras that have an image in `images`, with the pairs of `list_file` if that exists.
 
     Raises:
-      UserError: if an image is missing and `partial` is not set, if none is there, or if the list is wrong.
+      UserError: if an image is missing and `partial` is not set, if none is there, if the list is wrong, or as `in_front`.
     """
     files, seen = {}, {}
     for name, camera in model.cameras.items():
         file = images / name
         if file.is_file():
             key = file.relative_to(root).as_posix()
-            files[key], seen[key] = file, camera
+            files[key], seen[key] = file, in_front(camera, model.points, f"{where}: {name}")
         elif not partial:
             raise UserError(f"{where} lists the image {name}, but there is no {file}.")
     if not files:
@@ -108,6 +108,20 @@ def scene_of(root: Path, model: Model, images: Path, list_file: Path, where: Pat
         guess=not (list_file.is_file() or model.points),
         dropped=dropped,
     )
+
+
+def in_front(camera: Camera, points: Mapping[int, np.ndarray], what: str) -> Camera:
+    """The camera without the points that it cannot see, because they lie behind it.
+
+    Raises:
+      UserError: beginning with `what`, if these are the most: then it is the pose that is wrong.
+    """
+    if not len(camera.point) or not points:
+        return camera
+    front = np.array([points[int(p)] for p in camera.point]) @ camera.R[2] + camera.t[2] > 0
+    if 2 * front.sum() < len(front):
+        raise UserError(f"{what} sees {len(front)} points, of which {len(front) - front.sum()} lie behind its camera: poses must be x_cam = R X + t.")
+    return camera._replace(xy_px=camera.xy_px[front], point=camera.point[front])
 
 
 def covisible(seen: Mapping[str, Camera]) -> list[posed.Pair]:

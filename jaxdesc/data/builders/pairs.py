@@ -123,6 +123,9 @@ def open_pairs(path: str, max_side_px: int, cache: str) -> PairSet:
 
 
 def existing_folder(path: str) -> Path:
+    """The folder of a source; raises UserError if it is none, or if none is named, as in the published recipes, to which data has to be brought."""
+    if not path:
+        raise UserError("A source of config.data names no folder: write it as kind:FOLDER, such as colmap:MY_SCENE.")
     root = Path(path).expanduser()
     if not root.is_dir():
         raise UserError(f"{root} is a file, not a folder." if root.exists() else f"There is no folder {root}.")

@@ -30,6 +30,7 @@ MAX_ROTATION_DEG = 80.0
 MAX_PAIRS = 5000  # of a scene
 NEAREST = 1e-3  # depths that queries are pruned by begin at this part of the largest distance of two cameras
 SAME_PLACE = 1e-6  # of the greatest depth: cameras nearer to each other have no epipolar geometry
+ROUNDING = 1e-9  # of the length of t, what double precision leaves of a distance of 0
 MAX_KEYPOINTS = 4500  # SIFT's strongest of an image
 COMMON_VIEW, GRID = 0.1, 12  # share of GRID x GRID points of image 1 that may be seen in image 2; asked only where no list and no points name the pairs
 VALIDATION_SHARE, MAX_VALIDATION = 0.05, 32
@@ -49,6 +50,7 @@ class Scene(NamedTuple):
     detect: bool  # whether SIFT's keypoints of the stored images join those of the cameras
     guess: bool  # whether the pairs were only guessed, so that what they see in common is worth a look
     dropped: Mapping[str, int]  # why -> pairs that the source had refused already
+    held_out: bool = False  # whether all of it is for validation, which then takes no pairs from other scenes of the source
 
 
 class PosedSet(NamedTuple):
@@ -135,7 +137,7 @@ def choose(scene: Scene) -> Chosen:
         R, t = relative_pose(camera1, camera2)
         if angle_deg(R) > MAX_ROTATION_DEG:
             dropped[f"turned by more than {MAX_ROTATION_DEG:g} degrees"] += 1
-        elif np.linalg.norm(t) <= SAME_PLACE * depths[1]:
+        elif np.linalg.norm(t) <= max(SAME_PLACE * depths[1], ROUNDING * np.linalg.norm(camera2.t)):
             dropped["taken from one place"] += 1
         elif scene.guess and _common_view(camera1, camera2, R, t, depths) < COMMON_VIEW:
             dropped[f"without a common view at depths up to {depths[1]:.3g}"] += 1
@@ -233,7 +235,8 @@ class PosedPairs(base.LocalBuilder):
         return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features), metadata=metadata, disable_shuffling=True)
 
     def _split_generators(self, dl_manager):
-        """Held out are the pairs whose names have the least hashes: 5 %, at least 1, at most 32; a single pair serves for both."""
+        """Held out are, of the scenes that are held out as a whole or else of all of them, the pairs whose names have the least hashes: in the former case all, in
+        the latter 5 %, at least 1; at most 32. No other pair of such a scene is kept; a single pair serves for both."""
         del dl_manager
         index = {name: (i, hw) for i, (name, hw) in enumerate(_names(self.images))}
         dropped, kept = Counter(), []
@@ -244,10 +247,11 @@ class PosedPairs(base.LocalBuilder):
         if not kept:
             raise UserError(f"None of the {dropped.total()} pairs of {self.label} can be used: {counts(dropped)}.")
         self.info.metadata["dropped"] = dict(dropped)
-        least = sorted(range(len(kept)), key=lambda i: hashlib.sha256(os.fsencode("\0".join(kept[i][1]))).digest())
-        held_out = set(least[: min(max(1, round(VALIDATION_SHARE * len(kept))), MAX_VALIDATION)])
+        whole = [i for i, (number, _) in enumerate(kept) if self.scenes[number].scene.held_out]
+        least = sorted(whole or range(len(kept)), key=lambda i: hashlib.sha256(os.fsencode("\0".join(kept[i][1]))).digest())
+        held_out = set(least[: min(len(whole) or max(1, round(VALIDATION_SHARE * len(kept))), MAX_VALIDATION)])
         validation = [kept[i] for i in sorted(held_out)]
-        train = [kept[i] for i in range(len(kept)) if i not in held_out] or validation
+        train = [kept[i] for i in range(len(kept)) if i not in held_out.union(whole)] or validation
         return {"validation": self._generate_examples(validation, index), "train": self._generate_examples(train, index, tell=True)}
 
     def _generate_examples(self, pairs, index, tell: bool = False) -> Iterator[tuple[int, dict[str, Any]]]:

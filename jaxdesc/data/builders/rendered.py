@@ -23,6 +23,7 @@ from jaxdesc.data.keypoints import sift
 from jaxdesc.errors import UserError
 
 SCENES, VIEWS = 24, 5
+HELD_OUT = 12  # one room in so many is only for validation; where there are fewer rooms, some pairs are
 WIDTH_PX = 480  # of a picture, or the longest side asked for if that is less; 4:3
 TEXTURE_PX, TEXTURES = 512, 12  # side of a texture, and how many of them a scene has
 BOXES, BOARDS = 5, 4
@@ -53,7 +54,7 @@ def prepare(files: Mapping[str, Path], where: str, max_side_px: int, cache: str,
     label = f"rendered_{Path(where).resolve().name}" if where else "rendered"
     with tempfile.TemporaryDirectory() as folder:  # of the pictures until they are stored
         readers = [functools.partial(read_scene, Path(folder), number, files, views, hw) for number in range(scenes)]
-        return posed.prepare(label, readers, files, f"rendered{where and ':' + where}", max_side_px, cache, VERSION, scenes, views)
+        return posed.prepare(label, readers, files, f"rendered{where and ':' + where}", max_side_px, cache, VERSION, scenes, views, HELD_OUT)
 
 
 def read_scene(folder: Path, number: int, files: Mapping[str, Path], views: int, hw: tuple[int, int]) -> posed.Scene:
@@ -75,7 +76,8 @@ def read_scene(folder: Path, number: int, files: Mapping[str, Path], views: int,
     dropped = {f"with fewer than {MIN_COMMON} common points": views * (views - 1) // 2 - len(pairs)}
     corners = np.concatenate([rectangles.origin, rectangles.origin + rectangles.edge1, rectangles.origin + rectangles.edge2])
     deepest = max(np.linalg.norm(corners + camera.R.T @ camera.t, axis=1).max() for camera in cameras.values())
-    return posed.Scene(pictures, cameras, pairs, float(deepest), match, detect=False, guess=False, dropped=dropped)
+    held_out = number % HELD_OUT == HELD_OUT - 1
+    return posed.Scene(pictures, cameras, pairs, float(deepest), match, detect=False, guess=False, dropped=dropped, held_out=held_out)
 
 
 def read_textures(files: Mapping[str, Path], rng: np.random.Generator) -> np.ndarray:

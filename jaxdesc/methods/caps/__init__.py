@@ -11,6 +11,8 @@ ones a window around what the coarse ones found.
 | epipolar and cycle losses, reweighting         | methods.caps.loss.pair_losses           | tests/methods/test_caps.py    |
 | distance of a point to an epipolar line        | ops.epipolar.epipolar_distance          | tests/ops/test_epipolar.py    |
 | suppl. 5: dense matches; pairs of points       | methods.caps.infer.match, query         | tests/methods/test_caps.py    |
+| suppl. 4, Fig. 1 and 2                         | infer.distributions, figures            | tests/test_match_verb.py      |
+| suppl. 7: pairs, pruning, curriculum           | data.builders.posed, data.posed_draw    | tests/data/test_posed.py      |
 """
 
 from dataclasses import dataclass

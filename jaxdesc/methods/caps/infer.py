@@ -136,6 +136,14 @@ def query_maps(
     return tuple(x.reshape(-1, *x.shape[2:])[:n] for x in jax.lax.map(one, groups))
 
 
+def _points_inside(xy_px: Array, size_hw: tuple[int, int]) -> np.ndarray:
+    """(N, 2) float32; raises UserError for another shape and for points outside image 1."""
+    xy = np.asarray(xy_px, np.float32)
+    if xy.ndim != 2 or xy.shape[1] != 2 or not ((xy >= 0) & (xy <= np.array(size_hw[::-1]) - 1)).all():
+        raise UserError(f"Positions (N, 2) in pixels inside image1 of {size_hw[1]}x{size_hw[0]} are expected.")
+    return xy
+
+
 class Distributions(NamedTuple):
     """Where N points of image 1 may be in image 2, as the loss sees it; NumPy."""
 
@@ -156,11 +164,14 @@ def distributions(variables: Variables, image1: Array, image2: Array, xy1_px: Ar
 
     Args:
       image1, image2: (H, W, 3) uint8, or float in [0, 1]. xy1_px: (N, 2) pixels of image 1. cfg: of the method: window, use_nn and similarity.
+    Raises:
+      UserError: an image that is no RGB image; points outside image 1.
     """
     options = {"window": cfg.window, "use_nn": cfg.use_nn, "similarity": cfg.similarity}
     image1, image2 = (frames.pixels(image, name) for image, name in ((image1, "image1"), (image2, "image2")))
-    matches, maps2 = jax.device_get(_pair(variables, image1, image2, np.asarray(xy1_px, np.float32), net, **options))
-    size, n = image2.shape[:2], len(xy1_px)
+    xy1 = _points_inside(xy1_px, image1.shape[:2])
+    matches, maps2 = jax.device_get(_pair(variables, image1, image2, xy1, net, **options))
+    size, n = image2.shape[:2], len(xy1)
     centre = matches.coarse.peak_uv if cfg.use_nn else matches.coarse.uv
     corners = [np.asarray(px_from_uv(centre + sign * cfg.window, size)) for sign in (-1, 1)]
     grid = window_shape(maps2.fine.shape[:2], cfg.window)
@@ -192,9 +203,7 @@ def query(
     if search not in ("local", "global"):
         raise UserError(f'search = {search!r} must be "local" or "global".')
     (pixels1, size1), (pixels2, size2) = _filled(image1, "image1"), _filled(image2, "image2")
-    xy1 = np.asarray(xy1_px, np.float32)
-    if xy1.ndim != 2 or xy1.shape[1] != 2 or not ((xy1 >= 0) & (xy1 <= np.array(size1[::-1]) - 1)).all():
-        raise UserError(f"Positions (N, 2) in pixels inside image1 of {size1[1]}x{size1[0]} are expected.")
+    xy1 = _points_inside(xy1_px, size1)
     maps1, maps2 = (jax.tree.map(lambda m: m[0], _features(net, variables, pixels)) for pixels in (pixels1, pixels2))
     frame1, frame2 = pixels1.shape[1:3], pixels2.shape[1:3]
     inside = [_cells_inside(m.shape[:2], frame2, np.array(size2))[1] for m in maps2]

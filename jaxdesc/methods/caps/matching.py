@@ -74,9 +74,27 @@ def window_uv(centre_uv: Array, size_hw: tuple[int, int], half: float) -> Array:
     return centre_uv[:, None] + half * uv_grid(*window_shape(size_hw, half)).reshape(-1, 2)
 
 
+def window_products(queries: Array, maps: Array, centre_uv: Array, half: float) -> Array:
+    """(N, P) products of queries (N, D) with a map (H, W, D) sampled at `window_uv`, zeros outside.
+
+    A product with what lies between pixels is what lies between the products, and a window's grid is regular: so the products with all pixels are
+    interpolated along columns and then along rows, by tents, as matrix products. Sampling the descriptors themselves would gather N P D numbers four times.
+    """
+    h, w, d = maps.shape
+    products = jnp.einsum("nd,pd->np", queries, maps.reshape(-1, d), preferred_element_type=jnp.float32).reshape(-1, h, w)
+    rows, columns = window_shape((h, w), half)
+    offsets = [half * jnp.linspace(-1.0, 1.0, count) for count in (columns, rows)]
+    xs, ys = ((centre_uv[:, i, None] + offsets[i] + 1) / 2 * (n - 1) for i, n in enumerate((w, h)))
+    tents_x, tents_y = (jnp.maximum(1 - jnp.abs(at[..., None] - jnp.arange(n)), 0) for at, n in ((xs, w), (ys, h)))
+    along_columns = jnp.einsum("nrh,nhw->nrw", tents_y, products, precision="highest")
+    return jnp.einsum("nrw,ncw->nrc", along_columns, tents_x, precision="highest").reshape(-1, rows * columns)
+
+
 def match_window(queries: Array, maps: Array, centre_uv: Array, half: float, similarity: str) -> Match:
     """Over windows of a map (H, W, D), one a query, on which it is sampled; outside the map descriptors are zeros."""
     uv = window_uv(centre_uv, maps.shape[:2], half)
+    if similarity == "correlation":
+        return expectation(window_products(queries, maps, centre_uv, half), uv)
     return expectation(similarities(queries, sample(maps, uv), similarity), uv)
 
 

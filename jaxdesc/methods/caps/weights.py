@@ -21,7 +21,7 @@ DECODER = re.compile(r"(upconv3|iconv3|upconv2|iconv2|conv_coarse|conv_fine)\.(?
 
 def canonical(name: str) -> str:
     """Their name of a tensor, without wrappers and with torchvision's names for the encoder."""
-    name = re.sub(r"^(module\.)?", "", name).replace("firstconv.", "conv1.", 1).replace("firstbn.", "bn1.", 1)
+    name = re.sub(r"^(module\.|net\.)*", "", name).replace("firstconv.", "conv1.", 1).replace("firstbn.", "bn1.", 1)
     return DECODER.sub(r"\1.\2.", name)
 
 

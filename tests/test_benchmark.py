@@ -1,0 +1,75 @@
+"""python -m jaxdesc.benchmark: what it measures, and on which data; how long anything takes is not asserted."""
+
+import re
+import sys
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from jaxdesc import benchmark, cli
+from jaxdesc.config import Source
+from jaxdesc.methods import METHODS
+from jaxdesc.types import Method
+
+
+@pytest.fixture
+def verb(monkeypatch, capsys, tmp_path):
+    def run(*arguments, status=None):
+        monkeypatch.setattr(sys, "argv", ["benchmark", *map(str, arguments)])
+        try:
+            cli.run(benchmark.main)
+            code = None
+        except SystemExit as e:
+            code = e.code
+        out, err = capsys.readouterr()
+        assert code == status, err
+        return out, err
+
+    monkeypatch.setenv("JAXDESC_CACHE", str(tmp_path))
+    return run
+
+
+def test_sources_without_a_folder_are_stood_in_for(capsys):
+    args = benchmark.flags().parse_args(["step", "--config", "configs/caps.py:paper"])
+    args.overrides = {"train.accumulate": "6", "data.threads": "3"}
+    cfg = benchmark.configuration(args)
+    assert cfg.data.posed == (Source(),) and (cfg.train.accumulate, cfg.data.threads, cfg.draw.posed_hw) == (6, 3, (480, 640))
+    assert capsys.readouterr().out == "config.data.posed names no folder for megadepth: embedded data stands in.\n"
+    args.overrides = {"data.posed": "rendered,colmap:HERE@2"}
+    assert benchmark.configuration(args).data.posed == (Source("rendered"), Source("colmap", "HERE", 2.0)) and not capsys.readouterr().out
+
+
+def test_a_step_of_posed_pairs(verb, monkeypatch):
+    """With a network of three parameters: the means of the images' channels, weighted."""
+    updates = []
+
+    def loss(variables, batch, key, train):
+        pair = batch["posed"]
+        jax.debug.callback(updates.append, pair.image1.shape)
+        per_example = ((pair.image1 - pair.image2).mean((1, 2)) @ variables["params"]) ** 2
+        return per_example, ({}, {})
+
+    small = Method(lambda key, batch: {"params": jnp.ones(3)}, loss, lambda variables, images: images @ variables["params"][:, None], match=None)
+    monkeypatch.setitem(METHODS, "caps", lambda config, axis_name: small)
+    monkeypatch.setattr(benchmark, "resident_bytes", lambda peak=False: 50 * 2**20 if peak else 8 * 2**20)
+    out, _ = verb("step", "--config", "configs/caps.py:smoke", "--config.train.accumulate=2", "--repeat", 1, "--cold")
+    step, forward = (next(line for line in out.splitlines() if line.startswith(name)) for name in ("step, ", "  of which the network"))
+    assert step.startswith("step, 2 pairs of 64x48 px, in 2 parts ") and " x " in forward and "  of which drawing the pairs" in out
+    assert [tuple(map(int, shape)) for shape in updates] == [(1, 48, 64, 3)] * 2  # one update, cold, in two parts
+    planned = int(re.search(r"memory: (\d+) MiB of temporaries are planned, the process grew by 42 MiB", out)[1])
+    assert f" {planned} MiB " in step and out.splitlines()[-1].endswith("; 3 parameters")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["losses", "--config.train.steps=3"], "--config.train.steps is for step and data: losses reads no configuration."),
+        (["step", "--config.train.stops=3"], "config.train has no field 'stops'"),
+        (["data", "--wrong"], "Unknown argument '--wrong'"),
+        (["step", "--config", "configs/none.py"], "There is no configuration file configs/none.py"),
+    ],
+)
+def test_mistakes_are_one_sentence(verb, arguments, words):
+    out, err = verb(*arguments, status=2)
+    assert not out and err.startswith("jaxdesc: ") and words in err and err.count("\n") == 1
