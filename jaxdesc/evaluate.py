@@ -85,7 +85,8 @@ def write_text(path: Path, text: str) -> None:
 
 
 def compare(arguments: list[str]) -> None:
-    """The results of several folders or files, as Markdown on stdout; with --out also as a file, with one PNG for each key that has curves."""
+    """The results of several folders or files, as Markdown on stdout; with --out also as a file, with one PNG for each key that has curves, and one of scores against the
+    size of descriptors where results say it."""
     from jaxdesc.evals import homography, published, result
 
     parser = cli.parser(
@@ -117,6 +118,7 @@ def compare(arguments: list[str]) -> None:
     if args.out:
         write_text(Path(args.out, "compare.md"), text)
         result.draw(found, args.out)
+        result.draw_sizes(found, args.out, published.BYTES, published.of)
     print(text)
 
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from jaxdesc import cli
 from jaxdesc.errors import UserError
 
+STORAGES = ("float32", "float16", "int8")  # store.features.STORAGES, which is not loaded for --help
 FORMATS = ("hloc", "npz", "colmap", "kapture", "imc", "eth")
 
 
@@ -24,6 +25,9 @@ def flags() -> argparse.ArgumentParser:
         "--keypoints", default="sift", metavar="sift|grid|FILE.h5", help="where to describe; FILE.h5: keypoints of any detector, as hloc keeps them"
     )
     parser.add_argument("--format", default="hloc", choices=FORMATS, help="of the output (default: hloc)")
+    parser.add_argument(
+        "--storage", default="float16", choices=STORAGES, help="of descriptors in FILE.h5; int8: with a scale for each descriptor (default: float16)"
+    )
     parser.add_argument("--max-keypoints", type=int, default=4096, metavar="N", help="the best-scored of an image (default: 4096)")
     parser.add_argument("--scales", default="own", choices=("own", "all"), help="one descriptor at the keypoint's own scale, or one at every scale")
     parser.add_argument("--overwrite", action="store_true", help="replace a file that exists")
@@ -37,14 +41,14 @@ class Sink(NamedTuple):
     write: Callable[[str, Any], bool]  # (name, Features)
 
 
-def open_sink(kind: str, out: Path) -> Sink:
-    """The writer of a format; hloc's for COLMAP, whose database is made from it in the end."""
+def open_sink(kind: str, out: Path, storage: str) -> Sink:
+    """The writer of a format; hloc's for COLMAP, whose database is made from it in the end. Only hloc's knows of `storage`."""
     from jaxdesc.store import features
 
     if kind in ("hloc", "colmap"):
         path = out.with_suffix(".h5")
         names = features.list_names(path)
-        return Sink(names.__contains__, lambda name, found: features.write_hdf5(path, name, found))
+        return Sink(names.__contains__, lambda name, found: features.write_hdf5(path, name, found, storage))
     if kind == "imc":
         parts = [out / f"{part}.h5" for part in ("keypoints", "descriptors", "scores")]
         stems = set.intersection(*map(_keys, parts))
@@ -95,7 +99,15 @@ def described(predictor, rgb, found, scales: str):
 
 
 def extract_folder(
-    predictor, images: Path, out: Path, source: str = "sift", kind: str = "hloc", most: int = 4096, scales: str = "own", overwrite: bool = False
+    predictor,
+    images: Path,
+    out: Path,
+    source: str = "sift",
+    kind: str = "hloc",
+    most: int = 4096,
+    scales: str = "own",
+    overwrite: bool = False,
+    storage: str = "float16",
 ) -> dict[str, Any]:
     """Describes the images below a folder (or one image), each written as soon as it is known.
 
@@ -117,9 +129,9 @@ def extract_folder(
         known = list_names(source)
         if lacking := [name for name in names if name not in known]:
             raise UserError(f"{source} holds no keypoints of {len(lacking)} of the {len(names)} images, such as {lacking[0]}: detect them first.")
-    settings = {"weights": predictor.digest, "format": kind, "keypoints": source, "max_keypoints": most, "scales": scales}
+    settings = {"weights": predictor.digest, "format": kind, "keypoints": source, "max_keypoints": most, "scales": scales, "storage": storage}
     claim(out if kind != "colmap" else out.with_suffix(".h5"), settings, overwrite)
-    sink = open_sink(kind, out)
+    sink = open_sink(kind, out, storage)
     todo = [name for name in names if not sink.has(name)]
     outside, unreadable = 0, {}
     with tqdm(todo, unit="image", dynamic_ncols=True, disable=not todo) as bar:
@@ -153,6 +165,8 @@ def main() -> None:
     images, out = Path(args.images), Path(args.out)
     if args.max_keypoints < 1:
         raise UserError(f"--max-keypoints {args.max_keypoints} must be at least 1.")
+    if args.storage != "float16" and args.format not in ("hloc", "colmap"):
+        raise UserError(f"--storage {args.storage} is for --format hloc and colmap: the descriptors of --format {args.format} are float32 in any case.")
     suffix = {"hloc": ".h5", "colmap": ".db"}.get(args.format)
     if suffix and out.suffix != suffix:
         raise UserError(f"--out {out} must end in {suffix} for --format {args.format}.")
@@ -167,7 +181,7 @@ def main() -> None:
     cli.use_compilation_cache()
     from jaxdesc.predictor import load, tell
 
-    result = extract_folder(load(args.weights), images, out, args.keypoints, args.format, args.max_keypoints, args.scales, args.overwrite)
+    result = extract_folder(load(args.weights), images, out, args.keypoints, args.format, args.max_keypoints, args.scales, args.overwrite, args.storage)
     if args.format == "colmap":
         write_colmap(out, args.overwrite)
     if result["outside"]:

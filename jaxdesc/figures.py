@@ -72,6 +72,26 @@ def warp(image2: np.ndarray, positions: np.ndarray) -> np.ndarray:
     return cv2.remap(pixels, positions.astype(np.float32), None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
 
 
+def alignment(source: np.ndarray, target: np.ndarray, warped: np.ndarray, xy1: np.ndarray, xy2: np.ndarray) -> np.ndarray:
+    """Source, target and the source warped to the target, above the source and the target with lines between confident matches. Source: GSF, supplementary,
+    figures 1 and 2.
+
+    Args:
+      source, target, warped: (H, W, 3) in [0, 1] or uint8; the last two of one size. xy1, xy2: (N, 2) matches, px of source and target.
+    Returns:
+      (H', W', 3) uint8.
+    """
+    lines = side_by_side(source, target, xy1, xy2)
+    width = lines.shape[1]
+    gap, height = 8, lines.shape[0]
+    row = [image if image.dtype == np.uint8 else (np.clip(image, 0, 1) * 255).round().astype(np.uint8) for image in (source, target, warped)]
+    row = [cv2.resize(image, (max(1, round(image.shape[1] * height / image.shape[0])), height), interpolation=cv2.INTER_AREA) for image in row]
+    white = np.full((height, gap, 3), 255, np.uint8)
+    above = np.concatenate([row[0], white, row[1], white, row[2]], 1)
+    above = cv2.resize(above, (width, max(1, round(height * width / above.shape[1]))), interpolation=cv2.INTER_AREA)
+    return np.concatenate([above, np.full((gap, width, 3), 255, np.uint8), lines])
+
+
 # KITTI's colours of errors: up to 3/16 px, 3/8, 3/4, 1.5, 3 (blue, right) and 6, 12, 24, 48 px, more (red, wrong)
 KITTI = np.array(
     [
@@ -303,4 +323,65 @@ def training_curve(metrics: Path) -> np.ndarray:
         if axes.lines:
             axes.legend()
     figure.axes[1].set_ylim(0, 1)
+    return _pixels(figure)
+
+
+def study_curves(
+    x_label: str,
+    y_label: str,
+    curves: dict[str, tuple[int, str, Sequence[tuple[Any, float]]]],
+    points: dict[str, tuple[Any, float]],
+    title: str,
+) -> np.ndarray:
+    """Scores against the values of one field of a configuration.
+
+    Args:
+      curves: name -> number of its colour, matplotlib's style of the line, (value, score) in any order. Values that are no numbers are set side by side.
+      points: name -> (value, score), to be set apart.
+    Returns:
+      (H, W, 3) uint8; values that reach over more than a factor of 16 are on a logarithmic axis.
+    """
+    values = [x for _, _, line in curves.values() for x, _ in line]
+    numbers = all(isinstance(x, (int, float)) and not isinstance(x, bool) for x in values)
+    at = {x: x if numbers else i for i, x in enumerate(dict.fromkeys(values))}
+    figure = Figure(figsize=(8, 5), dpi=100, layout="constrained")
+    axes = figure.subplots()
+    for name, (colour, style, line) in curves.items():
+        line = sorted((at[x], y) for x, y in line)
+        axes.plot(*zip(*line, strict=True), style, color=f"C{colour}", marker="o", markersize=4, label=name)
+    for i, (name, (x, y)) in enumerate(points.items()):
+        axes.plot(x, y, "sD^vP*X"[i % 7], color="0.4", label=name)
+    if numbers and min(values) > 0 and max(values) > 16 * min(values):
+        axes.set_xscale("log", base=2)
+        axes.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
+    elif not numbers:
+        axes.set_xticks(list(at.values()), [str(x) for x in at])
+    axes.set(xlabel=x_label, ylabel=y_label, ylim=(0, 1))
+    axes.set_title(title, fontsize=9, wrap=True)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    return _pixels(figure)
+
+
+def study_grids(fields: Sequence[str], score: str, panels: Sequence[tuple[str, dict[tuple, float]]]) -> np.ndarray:
+    """Heat maps of a score with its numbers, side by side, each on its own scale of colours.
+
+    Args:
+      fields: names of rows and columns. panels: title, {(row, column): score, NaN where it is missing}.
+    Returns:
+      (H, W, 3) uint8.
+    """
+    figure = Figure(figsize=(5.5 * len(panels), 4.8), dpi=100, layout="constrained")
+    for axes, (title, cells) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        rows, columns = (list(dict.fromkeys(key[i] for key in cells)) for i in (0, 1))
+        values = np.array([[cells.get((row, column), np.nan) for column in columns] for row in rows])
+        axes.imshow(values, cmap="viridis")
+        middle = np.nanmean([np.nanmin(values), np.nanmax(values)]) if np.isfinite(values).any() else 0.0
+        for (i, j), value in np.ndenumerate(values):
+            shown = f"{value:.3f}" if np.isfinite(value) else "missing"
+            axes.text(j, i, shown, ha="center", va="center", color="white" if np.isfinite(value) and value <= middle else "black")
+        axes.set_xticks(range(len(columns)), [str(column) for column in columns])
+        axes.set_yticks(range(len(rows)), [str(row) for row in rows])
+        axes.set(xlabel=fields[1], ylabel=fields[0])
+        axes.set_title(f"{score}\n{title}", fontsize=9, wrap=True)
     return _pixels(figure)

@@ -92,6 +92,23 @@ def test_one_image_grid_and_all_scales(extract, folder, tmp_path):
     assert found.descriptors.shape == (7 * len(grid), 6)
 
 
+def test_storage_of_descriptors(extract, folder, tmp_path):
+    """Each storage is read back to the same descriptors, within what it can hold; other formats have none to choose."""
+    found = {}
+    for storage in features.STORAGES:
+        out = tmp_path / f"{storage}.h5"
+        extract(folder / "a.png", "--out", out, "--keypoints", "grid", "--max-keypoints", 30, "--storage", storage)
+        found[storage] = features.read_hdf5(out, "a.png").descriptors
+        with h5py.File(out) as file:
+            assert file["a.png/descriptors"].dtype == storage and ("descriptor_scales" in file["a.png"]) == (storage == "int8")
+    for storage, atol in (("float16", 5e-4), ("int8", 0.5 / 127 + 1e-3)):
+        assert 0 < abs(found[storage] - found["float32"]).max() < atol
+    _, err = extract(folder / "a.png", "--out", tmp_path / "int8.h5", "--keypoints", "grid", "--max-keypoints", 30, status=2)
+    assert "storage was 'int8' and is now 'float16'" in err
+    _, err = extract(folder / "a.png", "--out", tmp_path / "k", "--format", "kapture", "--storage", "int8", status=2)
+    assert "--storage int8 is for --format hloc and colmap" in err
+
+
 def test_keypoints_of_a_file(extract, folder, tmp_path, weight_file):  # noqa: F811
     source = tmp_path / "k.h5"
     rng = np.random.default_rng(0)

@@ -105,3 +105,15 @@ def test_curves_of_any_runs_scores(tmp_path):
 
     assert widths({"L_AP": 0.5}, {"mma@3px": 0.5, "matches": 90.0}) == 1000
     assert widths({"E_fine": 0.5, "pck@5px": 0.1}, {"pck@5px": 0.5, "epipolar_px": 30.0}) == 1500, "pixels have axes of their own"
+
+
+def test_alignment_shows_source_target_and_the_warped_source():
+    colours = [np.full((h, w, 3), c, np.uint8) for (h, w), c in (((24, 40), (200, 0, 0)), ((33, 20), (0, 200, 0)), ((33, 20), (0, 0, 200)))]
+    picture = figures.alignment(*colours, np.zeros((0, 2)), np.zeros((0, 2)))
+    lines = figures.side_by_side(*colours[:2], np.zeros((0, 2)), np.zeros((0, 2)))
+    height = picture.shape[0] - lines.shape[0] - 8
+    np.testing.assert_array_equal(picture[-lines.shape[0] :], lines)
+    widths = np.array([40 / 24, 20 / 33, 20 / 33]) * height
+    row = picture[height // 2]
+    for colour, start, width in zip(colours, np.cumsum([0, *widths[:2]]), widths, strict=True):
+        np.testing.assert_array_equal(row[int(start + width / 2)], colour[0, 0])

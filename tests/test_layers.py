@@ -15,7 +15,7 @@ LEVELS = (
     ("predictor",),
     ("evals",),
     ("loop",),
-    ("cli", "train", "evaluate", "extract", "match", "convert", "benchmark", "view"),
+    ("cli", "train", "evaluate", "extract", "match", "convert", "benchmark", "sweep", "view"),
 )
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
 

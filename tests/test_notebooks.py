@@ -11,14 +11,16 @@ from jaxdesc import predictor
 from jaxdesc.store import weights
 
 ROOT = Path(__file__).parent.parent
+QUICKER = {"gsf": {"method.stages": "A2", "method.stage_shares": "1"}}  # each stage is compiled anew
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-@pytest.mark.parametrize(("name", "method", "pictures"), [("train_pump", "pump", 3), ("caps", "caps", 5)])
+@pytest.mark.parametrize(("name", "method", "pictures"), [("train_pump", "pump", 3), ("caps", "caps", 5), ("gsf", "gsf", 4), ("cold", "cold", 4)])
 def test_notebook(name, method, pictures, tmp_path, monkeypatch):
     notebook = nbformat.read(ROOT / "colab" / f"{name}.ipynb", as_version=4)
     settings = next(cell for cell in notebook.cells if cell.source.startswith("CONFIG ="))
-    settings.source = f'CONFIG = "configs/{method}.py:smoke"\nWORKDIR = {str(tmp_path / "run")!r}\nOVERRIDES = {{"data.cache": {str(tmp_path / "cache")!r}}}'
+    overrides = {"data.cache": str(tmp_path / "cache"), **QUICKER.get(name, {})}
+    settings.source = f'CONFIG = "configs/{method}.py:smoke"\nWORKDIR = {str(tmp_path / "run")!r}\nOVERRIDES = {overrides!r}'
     monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0")  # compiles faster; two steps may take what they like
     monkeypatch.setenv("JAXDESC_REPOSITORY", "")
     NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(ROOT / "colab")}}).execute()

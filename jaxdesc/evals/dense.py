@@ -31,8 +31,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--figures", type=int, default=0, metavar="N", help="draw the first N pairs: the second image warped to the first, errors as circles")
     group.add_argument("--method", choices=("identity",), help="a baseline without weights: positions scaled with the size of the image")
     group.add_argument("--max-side", type=int, metavar="PX", help="with --weights: shrink larger images to this before matching")
-    group.add_argument("--max-scale", type=float, default=4.0, metavar="S", help="with --weights: change of scale that is searched, 1/S to S (default: 4)")
-    group.add_argument("--max-rot", type=float, default=0.0, metavar="DEG", help="with --weights: rotation that is searched, within +-DEG (default: 0)")
+    group.add_argument("--max-scale", type=float, metavar="S", help="with --weights of pump: change of scale that is searched, 1/S to S (default: 4)")
+    group.add_argument("--max-rot", type=float, metavar="DEG", help="with --weights of pump: rotation that is searched, within +-DEG (default: 0)")
 
 
 def read(args: argparse.Namespace, merged: bool = False) -> DenseSet:
@@ -84,17 +84,20 @@ def _identity(found: DenseSet, pair: DensePair) -> np.ndarray:
 
 
 def _trained(args: argparse.Namespace) -> tuple[dict[str, Any], Any]:
-    from jaxdesc.predictor import densified, load
+    from jaxdesc.predictor import load
 
     predictor = load(args.weights)
-    options = predictor.options(max_scale=args.max_scale, max_rotation_deg=args.max_rot)
+    asked = {"max_scale": args.max_scale, "max_rotation_deg": args.max_rot}
+    options = predictor.options(**{name: value for name, value in asked.items() if value is not None})  # the others are the method's own
 
     def positions_of(found: DenseSet, pair: DensePair) -> np.ndarray:
         a, b = found.load(pair.a), found.load(pair.b)
         matches = predictor.match_with(a, b, options, args.max_side, lambda _: None)
-        return densified(matches, a.shape[:2], b.shape[:2]) if len(matches.score) else np.full((*a.shape[:2], 2), np.nan)
+        return predictor.positions(a, b, matches) if len(matches.score) else np.full((*a.shape[:2], 2), np.nan)
 
-    settings = {"method": predictor.source, "weights": predictor.digest, "max_side": args.max_side, "max_scale": args.max_scale, "max_rot": args.max_rot}
+    searched = {"max_scale": "max_scale", "max_rot": "max_rotation_deg"}
+    settings = {"method": predictor.source, "weights": predictor.digest, "max_side": args.max_side}
+    settings |= {name: getattr(options, field) for name, field in searched.items() if hasattr(options, field)}
     return settings, positions_of
 
 

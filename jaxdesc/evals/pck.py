@@ -1,6 +1,7 @@
 """Semantic keypoint transfer: PCK as each paper counts it, named by its rule, label transfer on Caltech-101, and dense PCK on TSS."""
 
 import argparse
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,7 +14,10 @@ from jaxdesc.data.semantic import SemanticPair
 from jaxdesc.errors import UserError
 from jaxdesc.evals import Protocol, transfers
 from jaxdesc.evals.features import size_of as image_size
+from jaxdesc.evals.features import source_of
+from jaxdesc.evals.published import BYTES
 from jaxdesc.evals.result import Curve, Result
+from jaxdesc.store.features import STORAGES
 
 ALPHAS = tuple(k / 100 for k in range(1, 21))
 REPORTED = (0.05, 0.1, 0.15)
@@ -154,9 +158,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--transfer",
         default="nearest",
-        choices=("nearest", "match"),
-        help="with --weights: nearest descriptor of all pixels, or the flow of quasi-dense matches",
+        choices=("nearest", "match", "own"),
+        help="with --weights: nearest descriptor of all pixels; the flow of quasi-dense matches; or own, how the method itself moves keypoints (COLD, GSF)",
     )
+    group.add_argument("--storage", default="float32", choices=STORAGES, help="--transfer nearest: descriptors are kept so in between (default: float32)")
+    group.add_argument("--held-out", action="store_true", help="only pairs that training on such a folder never saw: of a data set without lists of its own")
     group.add_argument("--max-side", type=int, default=320, metavar="PX", help="larger images are shrunk to it before they are described (default: 320)")
     group.add_argument("--figures", type=int, default=0, metavar="N", help="draw the first N pairs, transfers within 20 px green, others red")
 
@@ -164,7 +170,14 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def _read(args: argparse.Namespace) -> list[SemanticPair]:
     if args.data is None:
         raise UserError("--data DIR is needed: the folder of the data set.")
-    return semantic.read(args.dataset, Path(args.data), Path(args.pairs) if args.pairs else None, args.split)
+    if args.held_out and (args.dataset != "pf-willow" or args.pairs):
+        raise UserError("--held-out is for --dataset pf-willow without --pairs: lists say themselves what is held out, see --split.")
+    pairs = semantic.read(args.dataset, Path(args.data), Path(args.pairs) if args.pairs else None, args.split)
+    if not args.held_out:
+        return pairs
+    from jaxdesc.data.builders.semantic import split_by_images
+
+    return split_by_images(pairs).validation
 
 
 def sizes(root: Path, pairs: Sequence[SemanticPair]) -> dict[str, tuple[int, int]]:
@@ -205,7 +218,10 @@ def trained(args: argparse.Namespace) -> tuple[dict[str, Any], Move]:
     """By --weights: a keypoint moves to the pixel whose descriptor has the highest dot product with its own, or along densified matches."""
     from jaxdesc.data.images import fitted_hw, read_rgb, rescale_xy
     from jaxdesc.predictor import densified, load, resized
+    from jaxdesc.store.features import descriptor_bytes, packed, unpacked
 
+    if args.storage != "float32" and args.transfer != "nearest":
+        raise UserError(f"--storage {args.storage} is for --transfer nearest: --transfer {args.transfer} keeps no descriptors.")
     predictor = load(args.weights)
 
     @functools.lru_cache(maxsize=8)
@@ -215,7 +231,8 @@ def trained(args: argparse.Namespace) -> tuple[dict[str, Any], Move]:
 
     @functools.lru_cache(maxsize=8)
     def described(path: Path) -> np.ndarray:
-        return predictor.describe(shrunk(path)[0])
+        found = predictor.describe(shrunk(path)[0])
+        return unpacked(*packed(found.reshape(-1, found.shape[2]), args.storage)).reshape(found.shape)
 
     def nearest(a: Path, b: Path, xy: np.ndarray, size_a: tuple[int, int], size_b: tuple[int, int]) -> np.ndarray:
         small_a, small_b = described(a), described(b)
@@ -232,23 +249,32 @@ def trained(args: argparse.Namespace) -> tuple[dict[str, Any], Move]:
             return scaled(a, b, xy, size_a, size_b)
         return rescale_xy(transfers.sample(positions, rescale_xy(xy, size_a[::-1], small_a.shape[:2])), small_b.shape[:2], size_b[::-1])
 
-    settings = {"method": f"{predictor.source}, {args.transfer}", "weights": predictor.digest, "transfer": args.transfer, "max_side": args.max_side}
-    return settings, nearest if args.transfer == "nearest" else match
+    def own(a: Path, b: Path, xy: np.ndarray, size_a: tuple[int, int], size_b: tuple[int, int]) -> np.ndarray:
+        return predictor.transfer(read(a), read(b), np.clip(xy, 0, np.array(size_a) - 1))  # annotations that count from 1 may lie a pixel outside
+
+    read = functools.lru_cache(maxsize=8)(read_rgb)
+    name = {"nearest": f"{predictor.source}, nearest, {args.storage}"}.get(args.transfer, f"{predictor.source}, {args.transfer}")
+    settings = {"method": name, "weights": predictor.digest, "transfer": args.transfer, "max_side": args.max_side, "storage": args.storage}
+    if args.transfer != "match":
+        settings["descriptor_bytes"] = descriptor_bytes(predictor.dim, args.storage)
+    return settings, {"nearest": nearest, "match": match, "own": own}[args.transfer]
 
 
 def score(args: argparse.Namespace, predictions: Path) -> list[Result]:
     pairs, root = _read(args), Path(args.data)
     size_of = sizes(root, pairs)
     transfer, free = transfers.reader(predictions)
-    about = {"dataset": f"{args.dataset} {args.split} ({len(pairs)} pairs)", "method": args.label}
+    about = {"dataset": f"{args.dataset} {'held out' if args.held_out else args.split} ({len(pairs)} pairs)", "method": args.label}
     if args.figures:
         draw(pairs[: args.figures], root, size_of, transfer, Path(args.out) / "figures")
     if args.dataset == "caltech":
         moved = [transfer(pair.source, pair.target, pair.xy_source, size_of[pair.source]) for pair in pairs]
         masks = [(mask(xy, size_of[pair.target]), mask(pair.xy_target, size_of[pair.target])) for pair, xy in zip(pairs, moved, strict=True)]
         return [labels(pairs, masks, about)]
+    size = source_of(predictions).get("descriptor_bytes")
     rules = args.rule or [name for name in DEFAULT_RULES[args.dataset] if RULES[name].length != "box" or all(pair.box_target is not None for pair in pairs)]
-    return [pck(pairs, [distances(RULES[name], pair, size_of, transfer, free) for pair in pairs], name, about) for name in dict.fromkeys(rules)]
+    found = [pck(pairs, [distances(RULES[name], pair, size_of, transfer, free) for pair in pairs], name, about) for name in dict.fromkeys(rules)]
+    return [dataclasses.replace(one, values={**one.values, BYTES: float(size)}) if size else one for one in found]
 
 
 def draw(pairs: Sequence[SemanticPair], root: Path, size_of: dict[str, tuple[int, int]], transfer: transfers.Transfer, folder: Path) -> None:

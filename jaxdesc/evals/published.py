@@ -5,6 +5,8 @@ Only what the papers' supplements and the projects' own pages say, each with its
 
 from typing import NamedTuple
 
+BYTES = "descriptor [bytes]"  # a value that stands beside scores where the size of descriptors is known
+
 
 class Row(NamedTuple):
     """One line of a table."""
@@ -97,10 +99,15 @@ _COLD_ROWS = (
     ("DCC-Net", "55.6 82.3 90.5"),
     ("HPF", "60.1 84.8 92.7"),
 )
+_DIMS = {"NC-Net": 1024, "SF-Net": 3072, "DCC-Net": 1024, "HPF": 6400} | {name: int(name.split()[1]) for name, _ in _COLD_ROWS if "channels" in name}
 _VIA_CATS = "CATs, table of earlier results [unverified]"
 _SEMANTIC = [
     # the paper says tau_img, not whether images were squashed
-    *(Row(f"pck/{rule}", "PF-PASCAL", name, _percent(_PCK, v), "COLD, supplementary, Table 1") for rule in ("hpf-img", "dhpf-240") for name, v in _COLD_ROWS),
+    *(
+        Row(f"pck/{rule}", "PF-PASCAL", name, _percent(_PCK, v) | {BYTES: 4.0 * _DIMS[name]}, "COLD, supplementary, Table 1; bytes: float32")
+        for rule in ("hpf-img", "dhpf-240")
+        for name, v in _COLD_ROWS
+    ),
     Row("pck/hpf-bbox", "SPair-71k", "GSF", _percent("PCK@0.1", "33.5"), "GSF, supplementary, Table 2"),
     Row("pck/hpf-img", "PF-PASCAL", "GSF", _percent(_PCK, "65.6 87.8 95.9"), _VIA_CATS),
     Row("pck/kp-extent", "PF-WILLOW", "GSF", _percent(_PCK, "49.1 78.7 90.2"), _VIA_CATS),
@@ -132,3 +139,56 @@ _DENSE = [
 ]
 
 ROWS: list[Row] = [*_SPARSE, *_SEMANTIC, *_DENSE]
+
+# ---- studies: a training for every value of one field of the configuration, or of two
+
+
+class Study(NamedTuple):
+    """A published score for every cell."""
+
+    over: dict[str, tuple[float, ...]]  # field -> values, in the order of the table
+    scores: dict[tuple, dict[str, float]]  # values of the fields -> scores by the names of our validations
+    score: str  # the one to be drawn where only one can be
+    others: dict[str, tuple[float, dict[str, float]]]  # other methods: value of the field, scores
+    about: str  # data and network
+    source: str
+
+
+def _grid(rows: tuple[float, ...], columns: tuple[float, ...], values: str) -> dict[tuple, dict[str, float]]:
+    """Cells from percentages, row by row."""
+    names = ((row, column) for row in rows for column in columns)
+    return {name: {"pck@0.1": round(float(value) / 100, 6)} for name, value in zip(names, values.split(), strict=True)}
+
+
+_AT = _PCK.lower()
+_CHANNELS = {_DIMS[name]: _percent(_AT, values) for name, values in _COLD_ROWS if "channels" in name}
+_WIDTHS, _WINDOWS = (0.1, 2.0, 5.0, 7.0), (3, 5, 7, 11)
+_GSF_ABOUT = "SPair-71k, L of the object's box, ResNet"
+
+STUDIES = {
+    "cold-channels": Study(
+        {"method.dim": tuple(_CHANNELS)},
+        {(dim,): scores for dim, scores in _CHANNELS.items()},
+        "pck@0.1",
+        {name: (_DIMS[name], _percent(_AT, values)) for name, values in _COLD_ROWS if "channels" not in name},
+        "PF-PASCAL, L of the image, ResNet-101",
+        "COLD, supplementary, Table 1",
+    ),
+    "gsf-widths": Study(
+        {"method.guide_width": _WIDTHS, "method.modulation_width": _WIDTHS},
+        _grid(_WIDTHS, _WIDTHS, "9.8 16.4 20.3 18.0  18.7 25.1 29.8 26.9  22.2 31.8 33.5 30.1  20.8 24.4 27.1 25.5"),
+        "pck@0.1",
+        {},
+        _GSF_ABOUT,
+        "GSF, supplementary, Table 2 (a)",
+    ),
+    # which of the two windows the rows are is read from a damaged heading
+    "gsf-windows": Study(
+        {"method.geo_window": _WINDOWS, "method.match_window": _WINDOWS},
+        _grid(_WINDOWS, _WINDOWS, "27.7 30.9 29.8 29.3  30.5 33.5 32.8 32.0  28.3 30.0 29.1 29.8  25.1 27.7 28.1 28.3"),
+        "pck@0.1",
+        {},
+        _GSF_ABOUT,
+        "GSF, supplementary, Table 2 (b)",
+    ),
+}

@@ -213,6 +213,8 @@ def compare(results: Sequence[Result], published: Callable[[str], Sequence] = la
 
 # ---- PNG
 
+HEADLINES = {"pck": "PCK@0.1", "mma": "MMA@3"}  # score that stands for a kind of protocol where one must
+
 
 def draw(results: Sequence[Result], folder: Path | str) -> list[Path]:
     """`<folder>/<protocol>.png` for each protocol whose results have curves: a colour a result, a stroke a line.
@@ -245,3 +247,38 @@ def _figure(results: Sequence[Result]) -> Figure:
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
     return figure
+
+
+def draw_sizes(results: Sequence[Result], folder: Path | str, size: str, published: Callable[[str], Sequence]) -> list[Path]:
+    """`<folder>/<protocol>_sizes.png` for each protocol with results that say the size of their descriptors: its first score against the size, published rows beside.
+
+    Args:
+      size: name of the value that is the size, in bytes. published: key -> rows, as `evals.published.of`.
+    Raises:
+      UserError: as `atomic`.
+    """
+    paths = []
+    for key in dict.fromkeys(result.protocol for result in results if size in result.values):
+        ours = [result for result in results if result.protocol == key and size in result.values]
+        score = HEADLINES.get(key.split("/")[0], next(iter(ours[0].values)))
+        theirs = [row for row in published(key) if size in row.values and score in row.values]
+        figure = Figure(figsize=(8, 5), dpi=100, layout="constrained")
+        axes = figure.subplots()
+        for i, row in enumerate(ours):
+            axes.plot(row.values[size], row.values[score], "o", color=f"C{i % 10}", label=f"{row.method}, {row.dataset}")
+        for row in theirs:
+            axes.plot(row.values[size], row.values[score], "x", color="0.5")
+            axes.annotate(
+                row.method, (row.values[size], row.values[score]), fontsize=6, color="0.4", xytext=(3, -3), textcoords="offset points", rotation=-40, va="top"
+            )
+        if theirs:
+            axes.plot([], [], "x", color="0.5", label="published, " + ", ".join(dict.fromkeys(row.dataset for row in theirs)))
+        axes.set_xscale("log", base=2)
+        axes.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
+        axes.set(xlabel=size, ylabel=f"{score}, {key}", ylim=(0, 1))
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=7, loc="lower right")
+        paths.append(Path(folder, f"{slug(key)}_sizes.png"))
+        with atomic(paths[-1]) as temporary:
+            figure.savefig(temporary, format="png")
+    return paths

@@ -56,6 +56,19 @@ def tapped_channels(depth: int, taps: Sequence[str], width: int = 64) -> list[in
     return [found[_resolved(tap, depth)] for tap in taps]
 
 
+def check_weights(spec: str, width: int) -> None:
+    """What a ResNet of a configuration may start from, config.method.weights: imagenet:FILE, caps:PATH, or empty; see `store.pretrained`.
+
+    Raises:
+      UserError: it is something else, or for a file of ImageNet's the width is not theirs.
+    """
+    kind, _, path = spec.partition(":")
+    if spec and (kind not in ("imagenet", "caps") or not path):
+        raise UserError(f"config.method.weights = {spec!r} must be imagenet:FILE or caps:PATH, or empty.")
+    if kind == "imagenet" and width != 64:
+        raise UserError(f"config.method.width = {width} must be 64 where config.method.weights names a ResNet trained on ImageNet.")
+
+
 def max_pool(x: Array) -> Array:
     """(B, H, W, C) -> (B, ceil(H / 2), ceil(W / 2), C): the greatest of 3x3, stride 2, centred on even rows and columns.
 

@@ -92,19 +92,25 @@ def transfer(
     return xy2, jnp.einsum("nd,qd->nq", own, desc2, preferred_element_type=jnp.float32).max(1)
 
 
-def standardised(rows: Array) -> Array:
-    """z = (r - mean r) / sd r of each row (N, Q); no gradient through sd, the population's; 1 where it is 0, so that a flat row gives zeros.
+def standardised(rows: Array, deviation_gradient: bool = False) -> Array:
+    """z = (r - mean r) / sd r of each row (N, Q); sd is the population's, 1 where it is 0, so that a flat row gives zeros.
 
     No z exceeds sqrt(Q - 1), so that a softmax of z needs no temperature.
+
+    Args:
+      deviation_gradient: the gradient is that of z. Without, sd counts as a constant, after Dynamic Hyperpixel Flow: such steps also raise sd, and with it lower z,
+        so that they need not lower a loss of z.
     """
     deviations = rows - rows.mean(1, keepdims=True)
-    sd = jnp.sqrt(jax.lax.stop_gradient(jnp.mean(deviations**2, 1, keepdims=True)))
-    return deviations / jnp.where(sd > 0, sd, 1)
+    variance = jnp.mean(deviations**2, 1, keepdims=True)
+    if not deviation_gradient:
+        variance = jax.lax.stop_gradient(variance)
+    return deviations * jax.lax.rsqrt(jnp.where(variance > 0, variance, 1))
 
 
-def cross_entropy(rows: Array, target: Array) -> Array:
+def cross_entropy(rows: Array, target: Array, deviation_gradient: bool = False) -> Array:
     """-log(p[target] + 1e-30) with p = softmax(standardised(row)): (N, Q), (N,) int -> (N,)."""
-    p = jax.nn.softmax(standardised(rows), 1)
+    p = jax.nn.softmax(standardised(rows, deviation_gradient), 1)
     return -jnp.log(jnp.take_along_axis(p, target[:, None], 1)[:, 0] + TINY)
 
 

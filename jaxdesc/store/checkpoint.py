@@ -1,6 +1,7 @@
 """Checkpoints of a run: the newest few and the best one, written in the background by orbax."""
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ BEST = {
     "pck@5px": 1,
     "pck@0.1": 1,
     "epipolar_px": -1,
+    "loss": -1,
 }  # the best checkpoint is chosen by the first of these that a run has; -1: the smaller, the better
 
 
@@ -80,6 +82,49 @@ class Checkpoints:
             raise UserError(f"Checkpoint {self._manager.directory}/{step} does not fit this configuration: {str(e).splitlines()[0]}") from e
         fields = {name: jax.tree.unflatten(jax.tree.structure(getattr(like, name)), jax.tree.leaves(part)) for name, part in restored["state"].items()}
         return TrainState(**fields), restored["data"]["position"]
+
+
+class Reader(Checkpoints):
+    """Checkpoints of a run that may still be writing: nothing is cleaned up."""
+
+    def __init__(self, folder: Path):
+        self._manager = ocp.CheckpointManager(
+            Path(folder).absolute(), options=ocp.CheckpointManagerOptions(read_only=True, create=False, save_interval_steps=0)
+        )
+
+    def variables(self) -> dict[str, Any] | None:
+        """Variables of the best checkpoint, or of the newest one if none was validated, as training used them for validation, whatever the network was; None: there is
+        no checkpoint."""
+        step = self.best()
+        step = self.latest() if step is None else step
+        if step is None:
+            return None
+        state = self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore()))["state"]
+        averages = [part["average"] for part in state["opt_state"] if isinstance(part, dict) and "average" in part]
+        return {"params": averages[0] if averages else state["params"], **state["model_state"]}
+
+
+def read_run(workdir: Path) -> tuple[str, dict[str, Any], dict[str, Any]]:
+    """Method, fields of its Config and variables of a training run, those of `Reader.variables`.
+
+    Raises:
+      UserError: it is no workdir, its config.json is damaged, or it holds no checkpoint.
+    """
+    file = workdir / "config.json"
+    if not file.is_file():
+        raise UserError(f"{workdir} is not the workdir of a training run: it holds no config.json.")
+    try:
+        values = json.loads(file.read_text())
+        name, fields = values["method_name"], values["method"]
+    except (ValueError, KeyError, TypeError) as e:
+        raise UserError(f"{file} is damaged: {type(e).__name__}: {e}.") from e
+    variables = None
+    if (workdir / "checkpoints").is_dir():
+        with Reader(workdir / "checkpoints") as checkpoints:
+            variables = checkpoints.variables()
+    if variables is None:
+        raise UserError(f"{workdir} holds no checkpoint yet: let the training run longer.")
+    return name, fields, variables
 
 
 def _plain(state: TrainState) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from jaxdesc.errors import UserError
 from jaxdesc.store.files import atomic
 from jaxdesc.store.hdf5 import append_hdf5, open_hdf5
 
+STORAGES = ("float32", "float16", "int8")  # of descriptors in hloc files
 IMC_KEYPOINTS = 8000  # per image, the challenge's category without a lower limit
 
 
@@ -38,25 +39,55 @@ class Features:
         return Features(self.keypoints[rows], self.descriptors[rows], self.scores[rows], scales, self.image_size)
 
 
+# ---- descriptors in fewer bytes
+
+
+def packed(descriptors: np.ndarray, storage: str) -> tuple[np.ndarray, np.ndarray | None]:
+    """Descriptors (N, D) as a file keeps them, and for int8 the scale (N,) float16 of each:
+
+        q = rint(d / s) within [-127, 127],  s = max_i |d_i| / 127,  so that |d - s q| <= s / 2 but for the rounding of s
+
+    The direction of q is that of d: a reader that does not know the scales and normalises descriptors loses nothing but the length.
+    """
+    if storage != "int8":
+        return descriptors.astype(storage), None
+    greatest = np.abs(descriptors).max(1, initial=0)
+    scales = np.where(greatest > 0, np.clip(greatest / 127, np.finfo(np.float16).smallest_subnormal, np.finfo(np.float16).max), 1).astype(np.float16)
+    return np.clip(np.rint(descriptors / scales[:, None].astype(np.float32)), -127, 127).astype(np.int8), scales
+
+
+def unpacked(stored: np.ndarray, scales: np.ndarray | None) -> np.ndarray:
+    """(N, D) float32 descriptors from what `packed` made."""
+    return stored.astype(np.float32) if scales is None else stored.astype(np.float32) * scales[:, None].astype(np.float32)
+
+
+def descriptor_bytes(dim: int, storage: str) -> int:
+    """Bytes of a descriptor of `dim` numbers in a file, its scale counted."""
+    return dim * np.dtype(storage).itemsize + (2 if storage == "int8" else 0)
+
+
 # ---- hloc
 
 
-def write_hdf5(path: Path | str, name: str, features: Features, half: bool = True) -> bool:
+def write_hdf5(path: Path | str, name: str, features: Features, storage: str = "float16") -> bool:
     """Adds an image to an hloc feature file: group = name; keypoints (N, 2), descriptors (D, N), scores (N,), image_size (2,), scales (N,) where known.
 
-    `half` stores descriptors and scores as float16, as hloc does. Keypoints stay float32: float16 would move one at x = 3000 px by up to 1 px.
+    Descriptors are stored as `storage` says, see `packed`: float16, as hloc does; float32; or int8, with the dataset descriptor_scales (N,) beside them. Scores are
+    float16 unless descriptors are float32. Keypoints stay float32: float16 would move one at x = 3000 px by up to 1 px.
 
     Raises:
       UserError: as `append_hdf5`.
     """
-    small = np.float16 if half else np.float32
+    descriptors, descriptor_scales = packed(features.descriptors, storage)
     with append_hdf5(path) as file:
         if f"{name}/keypoints" in file:
             return False
         group = file.require_group(name)
         group["keypoints"] = features.keypoints.astype(np.float32)
-        group["descriptors"] = features.descriptors.T.astype(small)
-        group["scores"] = _clip(features.scores, small)
+        group["descriptors"] = descriptors.T
+        if descriptor_scales is not None:
+            group["descriptor_scales"] = descriptor_scales
+        group["scores"] = _clip(features.scores, np.float32 if storage == "float32" else np.float16)
         group["image_size"] = np.asarray(features.image_size, np.int64)
         if features.scales is not None:
             group["scales"] = features.scales.astype(np.float32)
@@ -260,13 +291,14 @@ def _features(data: dict[str, np.ndarray], where: str) -> Features:
     descriptors = data.get("descriptors", np.zeros((count, 0)))
     scores = next((data[key] for key in ("scores", "score", "keypoint_scores") if len(data.get(key, ()))), np.ones(count))  # CAPS writes an empty list
     scales = data.get("scales", keypoints[:, 2] if keypoints.shape[1] > 2 else None)
-    for key, array in {"descriptors": descriptors, "scores": scores, "scales": scales}.items():
+    descriptor_scales = data.get("descriptor_scales")
+    for key, array in {"descriptors": descriptors, "scores": scores, "scales": scales, "descriptor scales": descriptor_scales}.items():
         if array is not None and len(array) != count:
             raise UserError(f"{where}: there are {count} keypoints but {len(array)} {key}.")
     size = next((data[key] for key in ("image_size", "imsize") if key in data), None)
     return Features(
         keypoints=np.ascontiguousarray(keypoints[:, :2]),
-        descriptors=np.ascontiguousarray(descriptors, np.float32),
+        descriptors=np.ascontiguousarray(unpacked(descriptors, descriptor_scales)),
         scores=scores.astype(np.float32),
         scales=None if scales is None else scales.astype(np.float32),
         image_size=None if size is None else (int(size[0]), int(size[1])),

@@ -63,5 +63,5 @@ def write_features(path: Path, place: Place, lost=(), blank=(), shift=None):
         descriptors /= np.linalg.norm(descriptors, axis=1, keepdims=True)
         xy = place.xy[name] + (shift or {}).get(name, 0.0)
         found = feature_files.Features(xy.astype(np.float32), descriptors.astype(np.float32), np.ones(len(rows), np.float32), None, SIZE)
-        feature_files.write_hdf5(path, name, found.take(np.zeros(0, int)) if name in blank else found, half=False)
+        feature_files.write_hdf5(path, name, found.take(np.zeros(0, int)) if name in blank else found, storage="float32")
     return path

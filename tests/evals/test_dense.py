@@ -277,7 +277,10 @@ def test_a_predictors_matches_become_flow(tmp_path, monkeypatch, views, count):
     root, _ = views
     xy1 = np.random.default_rng(0).uniform(0, 30, (40, 2)).astype(np.float32)
     found = predictor.Matches(xy1[:count], (1.5 * xy1 + [2, 1])[:count].astype(np.float32), np.ones(count, np.float32), np.zeros(count, np.int32))
-    fake = SimpleNamespace(source="w", digest="0", options=lambda **options: options, match_with=lambda a, b, options, max_side, say: found)
+    fake = SimpleNamespace(
+        **{"source": "w", "digest": "0", "options": lambda **options: options, "match_with": lambda a, b, options, max_side, say: found},
+        positions=lambda a, b, matches: predictor.densified(matches, a.shape[:2], b.shape[:2]),
+    )
     monkeypatch.setattr(predictor, "load", lambda weights: fake)
     folder = dense.predict(arguments("--dataset", "hpatches", "--data", root, "--weights", "w"), tmp_path / "out")
     flow, known = read_flo(flow_path(folder, "v_two/1.ppm", "v_two/4.ppm"))

@@ -64,7 +64,7 @@ def test_reader_of_hdf5_and_npz(tmp_path):
     rng = np.random.default_rng(2)
     found = {name: some(rng, 7) for name in ("v_a/1.ppm", "v_a/2.ppm", "v_b/1.ppm")}
     for name, one in found.items():
-        write_hdf5(tmp_path / "f.h5", name, one, half=False)
+        write_hdf5(tmp_path / "f.h5", name, one, storage="float32")
     write_npz(tmp_path / "npz", "v_a/1.ppm", found["v_a/1.ppm"], "net")
     write_npz(tmp_path / "npz", "v_a-2.ppm", found["v_a/2.ppm"], "net")  # CAPS: one flat folder
     for path, suffix, lacking in ((tmp_path / "f.h5", "", []), (tmp_path / "npz", ".net", ["v_b/1.ppm"])):
@@ -142,7 +142,7 @@ def test_a_predictor_describes_where_it_is_told(tmp_path, monkeypatch):
     assert features.source_of(path) == {"method": "runs/x on grid", "weights": "abc", "keypoints": "grid", "max_keypoints": 5}
 
     detected = some(rng, 12, 3, (50, 40))
-    write_hdf5(tmp_path / "detected.h5", "a.png", detected, half=False)
+    write_hdf5(tmp_path / "detected.h5", "a.png", detected, storage="float32")
     args = Namespace(**{**vars(args), "keypoints": str(tmp_path / "detected.h5")})
     found = read_hdf5(features.predict(args, tmp_path, ["a.png"], tmp_path / "file"), "a.png")
     best = np.sort(np.argsort(-detected.scores)[:5])

@@ -43,7 +43,7 @@ def sequences(tmp_path):
             Image.new("RGB", SIZE).save(root / name / image.format(k))
             key = f"{name}/{image.format(k)}"
             if k == 1:
-                write_hdf5(file, key, Features(xy1, descriptors, np.linspace(1, 0, 30).astype(np.float32), None, SIZE), half=False)
+                write_hdf5(file, key, Features(xy1, descriptors, np.linspace(1, 0, 30).astype(np.float32), None, SIZE), storage="float32")
                 continue
             H = random_homography(rng)
             np.savetxt(root / name / matrix.format(k), H, fmt="%.12g")
@@ -53,7 +53,9 @@ def sequences(tmp_path):
             # the more similar, the lower the row; each stays the nearest of its own
             mixed = descriptors[:count] * np.linspace(1, 0.6, count)[:, None] + rng.normal(scale=0.01, size=(count, 40))
             order = rng.permutation(count)
-            write_hdf5(file, key, Features(xy2[order].astype(np.float32), mixed[order].astype(np.float32), np.ones(count, np.float32), None, SIZE), half=False)
+            write_hdf5(
+                file, key, Features(xy2[order].astype(np.float32), mixed[order].astype(np.float32), np.ones(count, np.float32), None, SIZE), storage="float32"
+            )
             truth[name, k] = [math.dist(moved(H, *a), b) for a, b in zip(xy1[:count].astype(float), xy2.astype(np.float32).astype(float), strict=True)]
     return root, file, truth
 
@@ -92,7 +94,7 @@ def test_a_sequence_by_itself_and_top_k(sequences):
     from jaxdesc.store.features import read_hdf5
 
     for k in range(1, 7):
-        write_hdf5(alone, f"{k}.png", read_hdf5(file, f"i_one/{k}.png"), half=False)
+        write_hdf5(alone, f"{k}.png", read_hdf5(file, f"i_one/{k}.png"), storage="float32")
     found = homography.score(arguments(root / "i_one", "--top", 10), alone)[0]
     assert found.protocol == "mma/d2@top10" and found.dataset == "i_one (1 sequences)" and found.settings["pairs"] == 5
     # image 1 keeps its first ten; the others, all of one score, their first ten of a permuted list

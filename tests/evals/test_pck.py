@@ -5,15 +5,19 @@ import json
 import math
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 from scipy.io import savemat
 
+from jaxdesc import predictor
 from jaxdesc.data import semantic
+from jaxdesc.data.builders.semantic import split_by_images
 from jaxdesc.data.semantic import SemanticPair
 from jaxdesc.evals import pck, transfers
 from jaxdesc.evals.pck import RULES
+from jaxdesc.store import weights
 from jaxdesc.store.flow import write_flo
 from jaxdesc.types import UserError
 
@@ -176,6 +180,42 @@ def test_willow_plain_by_identity_then_from_its_file(tmp_path):
         pck.score(args, path)
 
 
+def test_weights_move_keypoints_their_own_way_or_by_stored_descriptors(tmp_path):
+    """COLD: what is scored is what the predictor says; sizes of descriptors are told; held-out pairs are those of training."""
+    rng, root = np.random.default_rng(6), tmp_path / "data"
+    for k in range(5):
+        (root / "duck").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (50, 60, 3), dtype=np.uint8)).save(root / "duck" / f"{k}.png")
+        np.savetxt(root / "duck" / f"{k}.txt", rng.uniform(1, 48, (10, 2)))
+    weights.save(
+        tmp_path / "w.safetensors",
+        "cold",
+        (cold := predictor.untrained("cold", backbone="resnet10", width=4, dim=5, image_px=40)).config,
+        jax.device_get(cold.variables),
+    )
+    common = ("--data", root, "--dataset", "pf-willow", "--weights", tmp_path / "w.safetensors", "--label", "x", "--held-out")
+    args = arguments(*common, "--transfer", "own")
+    path = pck.predict(args, tmp_path / "own")
+    held_out = split_by_images(semantic.plain(root)).validation
+    assert len(held_out) == 2
+    pair = held_out[0]
+    moved = transfers.reader(path)[0](pair.source, pair.target, pair.xy_source, (60, 50))
+    np.testing.assert_allclose(moved, cold.transfer(root / pair.source, root / pair.target, pair.xy_source), atol=1e-4)
+    (_, found) = pck.score(args, path)
+    assert found.values["descriptor [bytes]"] == 20 and found.dataset == "pf-willow held out (2 pairs)" and found.settings["pairs"] == 2
+    near = {}
+    for storage in ("float32", "int8"):
+        args = arguments(*common, "--transfer", "nearest", "--storage", storage)
+        path = pck.predict(args, tmp_path / storage)
+        near[storage] = transfers.reader(path)[0](pair.source, pair.target, pair.xy_source, (60, 50))
+        assert pck.score(args, path)[0].values["descriptor [bytes]"] == {"float32": 20, "int8": 7}[storage]
+    assert not np.array_equal(near["float32"], near["int8"]), "five bytes are not exact"
+    with pytest.raises(UserError, match="--storage int8 is for --transfer nearest"):
+        pck.predict(arguments(*common, "--transfer", "own", "--storage", "int8"), tmp_path / "none")
+    with pytest.raises(UserError, match="--held-out is for --dataset pf-willow"):
+        pck.predict(arguments("--data", root, "--dataset", "pf-willow", "--held-out", "--pairs", root / "none.csv"), tmp_path / "none")
+
+
 def test_willow_list(tmp_path):
     numbers = np.random.default_rng(3).uniform(0, 50, (4, 10)).round(2)
     for k in (1, 2):
@@ -286,7 +326,7 @@ def test_nearest_descriptors_find_what_was_moved(tmp_path, monkeypatch):
         values = rgb.astype(np.float32) - 127.3
         return values / np.linalg.norm(values, axis=-1, keepdims=True)
 
-    monkeypatch.setattr(predictor, "load", lambda weights: SimpleNamespace(describe=describe, source="colours", digest="0"))
+    monkeypatch.setattr(predictor, "load", lambda weights: SimpleNamespace(describe=describe, source="colours", digest="0", dim=3))
     args = arguments("--data", tmp_path, "--dataset", "pf-willow", "--weights", "w", "--max-side", 128)
     _, move = pck.trained(args)
     xy = np.array([[20.0, 11], [64, 50], [33, 29]])

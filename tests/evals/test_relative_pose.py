@@ -323,7 +323,7 @@ def projected_scene(folder, seed=9, count=120):
             None,
             (400, 300),
         )
-        feature_files.write_hdf5(folder / "features.h5", name, found, half=False)
+        feature_files.write_hdf5(folder / "features.h5", name, found, storage="float32")
     return posed, orders
 
 

@@ -96,7 +96,7 @@ def test_published_rows_name_their_sources_and_are_shares_where_they_should_be()
     for row in published.ROWS:
         assert row.source and row.values
         for name, value in row.values.items():
-            assert 0 <= value <= 1 or name.startswith("AEPE"), row
+            assert 0 <= value <= 1 or name.startswith("AEPE") or name == published.BYTES, row
 
 
 def test_curves_are_drawn_one_picture_a_protocol(tmp_path):
@@ -110,3 +110,18 @@ def test_curves_are_drawn_one_picture_a_protocol(tmp_path):
 def test_names_of_files_stay_short_and_plain(tmp_path):
     path = result.write(one(method="runs/ä b:" + "x" * 400), tmp_path)
     assert path.name.startswith("mma_d2_HPatches_runs_b_xxx") and result.read(path).method.endswith("xxx")
+
+
+def test_scores_against_sizes(tmp_path):
+    """Only results that say the size of their descriptors are drawn, beside published rows of their protocol."""
+    size = published.BYTES
+    mine = [Result("pck/hpf-img", "", "d", f"m{n}", {"PCK@0.05": 0.1, "PCK@0.1": 0.2, size: float(n)}) for n in (16, 64)]
+    other = Result("pck/kp-extent", "", "d", "m", {"PCK@0.1": 0.2})
+    (path,) = result.draw_sizes([*mine, other], tmp_path, size, published.of)
+    assert path.name == "pck_hpf-img_sizes.png"
+    drawn = np.asarray(Image.open(path))
+    result.draw_sizes(mine, tmp_path, size, lambda key: [])
+    assert drawn.std() > 0 and not np.array_equal(drawn, np.asarray(Image.open(path))), "published rows are drawn"
+    rows = {row.method: row.values for row in published.of("pck/hpf-img")}
+    assert rows["COLD, 64 channels"][size] == 256 and rows["HPF"][size] == 25600
+    assert size in result.table(mine, published.of("pck/hpf-img")) and size not in result.table([other], published.of("pck/kp-extent"))

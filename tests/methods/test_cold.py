@@ -18,10 +18,11 @@ from jaxdesc.methods.cold import Config, infer, loss, network
 from jaxdesc.methods.cold.infer import MatchOptions
 from jaxdesc.nets.frozen import thaw
 from jaxdesc.nets.torch_names import start_from_imagenet
+from jaxdesc.predictor import Predictor
 from jaxdesc.types import KeypointPair, UserError
 
 SIZE = (64, 128)  # rows and columns of the images: those that photographs are filled up to, so that few programs are compiled
-TINY = Config(backbone="resnet10", width=4, dim=5, image_px=40)
+TINY = Config(backbone="resnet10", width=4, dim=5, image_px=40, deviation_gradient=True)
 B, K = 2, 6
 
 
@@ -255,16 +256,21 @@ def slow_shrunk(image, size):
     return out
 
 
-def test_keypoints_are_moved_in_squashed_images(method, variables):
+@pytest.fixture(scope="module")
+def used(variables):
+    return Predictor("cold", TINY, variables, "random")
+
+
+def test_keypoints_are_moved_in_squashed_images(method, variables, used):
     net, rng = method.match.keywords["net"], np.random.default_rng(7)
     image1, image2 = rng.uniform(size=(60, 90, 3)).astype(np.float32), rng.integers(0, 256, (80, 50, 3), dtype=np.uint8)
     xy = rng.uniform(0, [89, 59], (9, 2))
-    found = infer.transfer(variables, image1, image2, xy, net=net, cfg=TINY)
+    found = used.transfer(image1, image2, xy)
     small = [slow_shrunk(image, (40, 40)).astype(np.float32) for image in (image1, image2 / 255)]
     desc1, desc2 = (np.asarray(infer._cells(net, variables, s[None])[0], np.float64) for s in small)
     A = np.maximum(0, np.einsum("abd,uvd->abuv", desc1, desc2)) ** 2
-    for p, q in zip(xy, found.xy2_px, strict=True):
-        s = (p + 0.5) * [40 / 90, 40 / 60] - 0.5
+    squashed = (xy + 0.5) * [40 / 90, 40 / 60] - 0.5
+    for s, q in zip(squashed, found, strict=True):
         moves = [
             np.array(np.unravel_index(A[v, u].argmax(), (10, 10)))[::-1] * 4 - [4 * u, 4 * v]
             for v in range(10)
@@ -272,13 +278,11 @@ def test_keypoints_are_moved_in_squashed_images(method, variables):
             if abs(s[0] - 4 * u) <= 5 and abs(s[1] - 4 * v) <= 5
         ]
         np.testing.assert_allclose(q, (s + np.mean(moves, 0) + 0.5) * [50 / 40, 80 / 40] - 0.5, atol=2e-3)
-    assert found.valid.all() and found.xy2_px.dtype == np.float32
-    moved, score = jax.jit(method.transfer)(variables, *small, (xy + 0.5) * [40 / 90, 40 / 60] - 0.5)
-    np.testing.assert_allclose((moved + 0.5) * np.array([50 / 40, 80 / 40]) - 0.5, found.xy2_px, atol=2e-3)
-    np.testing.assert_allclose(score, found.score, atol=1e-4)
-    same = infer.transfer(variables, image1, image1, xy, net=net, cfg=TINY)
-    np.testing.assert_allclose(same.xy2_px, xy, atol=1e-3)
-    np.testing.assert_allclose(same.score, 1, atol=1e-4)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(used.transfer(image1, image1, xy), xy, atol=1e-3)
+    _, score = used._transfer(variables, *small, np.pad(squashed, ((0, 64 - 9), (0, 0))).astype(np.float32))
+    own = [desc1[v, u] for u, v in np.clip(np.ceil(squashed / 4 - 0.5), 0, 9).astype(int)]
+    np.testing.assert_allclose(score[:9], np.max(np.array(own) @ desc2.reshape(-1, 5).T, 1), atol=1e-4)
 
 
 def test_cells_match_their_mutual_nearest_neighbours(method, variables):
@@ -311,10 +315,19 @@ def test_matches_of_a_large_image_are_in_its_own_pixels(method, variables):
     assert found.xy1_px[0].tolist() == [0.5, 0.5] and found.xy1_px[found.valid].max() == 192.5
 
 
-def test_mistakes_in_use_are_sentences(method, variables):
-    net, image = method.match.keywords["net"], np.zeros((40, 50, 3), np.uint8)
-    with pytest.raises(UserError, match="50x40"):
-        infer.transfer(variables, image, image, [[50, 1]], net=net, cfg=TINY)
+def test_mistakes_in_use_are_sentences(method, variables, used):
+    image = np.zeros((40, 50, 3), np.uint8)
+    for xy, words in (
+        ([[2, 3], [50, 1]], r"The point \(50, 1\) lies outside image 1, which has 50 x 40 px"),
+        ([[0, np.nan]], "outside"),
+        ([1, 2], r"shape \(2,\)"),
+    ):
+        with pytest.raises(UserError, match=words):
+            used.transfer(image, image, xy)
+    none = Predictor("cold", TINY, variables, "random")
+    none._method = method._replace(transfer=None)
+    with pytest.raises(UserError, match="cold has no way of its own to move points"):
+        none.transfer(image, image, [[2, 3]])
     with pytest.raises(UserError, match=r"image2 has the shape \(40, 50\)"):
         method.match(variables, image, image[..., 0])
     for change in ({"mutual": "yes"}, {"side_px": 8}):
@@ -355,7 +368,17 @@ def test_a_backbone_of_another_depth_is_refused(variables):
         start_from_imagenet(variables, tensors)
 
 
+def test_the_papers_variants_are_those_of_the_page():
+    paper, adam = (config.load(f"configs/cold.py:{name}") for name in ("paper", "paper_adam"))
+    assert (paper.optim.name, paper.optim.learning_rate, paper.optim.momentum, paper.optim.weight_decay) == ("sgd", 0.03, 0.5, 0.0)
+    assert (adam.optim.name, adam.optim.learning_rate, adam.optim.schedule, adam.optim.weight_decay) == ("adamw", 3e-4, "cosine", 1e-4)
+    assert (paper.train.steps, adam.train.steps, paper.data.semantic_per_batch, paper.draw.crop_px) == (36_800, 18_400, 8, 240)
+    assert config.load("configs/cold.py:paper,dim=64").method.dim == 64 and paper.method == Config()
+    assert [source.kind for source in config.load("configs/cold.py:keypoints").data.semantic] == ["keypoints"]
+
+
 def test_defaults_are_those_of_the_page():
     cfg = Config()
     assert (cfg.backbone, cfg.dim, cfg.image_px, cfg.box_px, cfg.hard_alpha) == ("resnet101", 1024, 240, 11, 0.1)
     assert (cfg.before_relu, cfg.relu, cfg.mutual_filter, cfg.bidirectional, cfg.eps) == (True, False, False, True, 1e-6)
+    assert not cfg.deviation_gradient

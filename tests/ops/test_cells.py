@@ -99,17 +99,19 @@ def test_standard_scores_are_bounded():
     assert float(cells.standardised(peak).max()) == pytest.approx(np.sqrt(3599), rel=1e-5)
 
 
-def test_gradient_of_the_cross_entropy():
-    """Finite, on a flat row too, and that of the formula with the standard deviation held fixed."""
+@pytest.mark.parametrize("through", [False, True])
+def test_gradient_of_the_cross_entropy(through):
+    """Finite, on a flat row too, and that of the formula, with the standard deviation held fixed or not."""
     rng = np.random.default_rng(5)
     rows, target = rng.uniform(size=(2, 20)), np.array([3, 11])
     rows[1] = 0.5
-    ours = np.asarray(jax.jit(jax.grad(lambda r: cells.cross_entropy(r, target).sum()))(rows.astype(np.float32)))
+    ours = np.asarray(jax.jit(jax.grad(lambda r: cells.cross_entropy(r, target, through).sum()))(rows.astype(np.float32)))
     assert np.isfinite(ours).all()
-    sd = rows.std(1, keepdims=True)
-    sd[1] = 1
+    fixed = rows.std(1, keepdims=True)
+    fixed[1] = 1
 
     def slow(r):
+        sd = np.array([[r[0].std()], [1]]) if through else fixed
         z = (r - r.mean(1, keepdims=True)) / sd
         return -sum(np.log(np.exp(z[i, t]) / np.exp(z[i]).sum() + 1e-30) for i, t in enumerate(target))
 

@@ -26,40 +26,70 @@ def make(count=11, width=128, scales=True, seed=0):
     )
 
 
-def same(a, b, half=False):
+TOLERANCES = {"float32": (0, 0), "float16": (1e-3, 1e-6), "int8": (0, 0.01)}  # of unit descriptors of 96 numbers or more, relative and absolute
+
+
+def same(a, b, storage="float32"):
     for key in ("keypoints", "descriptors", "scores", "scales"):
         x, y = getattr(a, key), getattr(b, key)
         if x is None:
             assert y is None
         else:
             assert y.dtype == np.float32 and y.flags.c_contiguous
-            np.testing.assert_allclose(y, x, rtol=1e-3 if half and key in ("descriptors", "scores") else 0, atol=1e-6 if half else 0)
+            rtol, atol = TOLERANCES[storage if key == "descriptors" else "float16" if key == "scores" and storage != "float32" else "float32"]
+            np.testing.assert_allclose(y, x, rtol=rtol, atol=atol)
     assert a.image_size == b.image_size
 
 
-@pytest.mark.parametrize("half", [True, False])
+@pytest.mark.parametrize("storage", F.STORAGES)
 @pytest.mark.parametrize("scales", [True, False])
-def test_hloc(tmp_path, half, scales):
+def test_hloc(tmp_path, storage, scales):
     path = tmp_path / "out" / "features.h5"
     assert F.list_names(path) == set()
     images = {"db/day/1.jpg": make(scales=scales), "db/2.jpg": make(7, 96, scales, 1), "q.jpg": make(0, scales=scales)}
     for name, features in images.items():
-        assert F.write_hdf5(path, name, features, half)
+        assert F.write_hdf5(path, name, features, storage)
     assert not F.write_hdf5(path, "db/2.jpg", make(5)), "left alone"
     with h5py.File(path) as file:  # as hloc reads
         names = set()
         file.visititems(lambda _, item: names.add(item.parent.name.strip("/")) if isinstance(item, h5py.Dataset) else None)
         assert names == set(images) == F.list_names(path)
         group = file["db/2.jpg"]
-        assert set(group) == {"keypoints", "descriptors", "scores", "image_size"} | ({"scales"} if scales else set())
+        assert set(group) == {"keypoints", "descriptors", "scores", "image_size"} | ({"scales"} if scales else set()) | (
+            {"descriptor_scales"} if storage == "int8" else set()
+        )
         assert group["keypoints"].shape == (7, 2) and group["keypoints"].dtype == np.float32
-        assert group["descriptors"].shape == (96, 7) and group["descriptors"].dtype == (np.float16 if half else np.float32)
+        assert group["descriptors"].shape == (96, 7) and group["descriptors"].dtype == storage
         assert group["scores"].shape == (7,) and list(group["image_size"]) == [3001, 2003]
     for name, features in images.items():
-        same(features, F.read_hdf5(path, name), half)
+        same(features, F.read_hdf5(path, name), storage)
     for name in ("db", "db/3.jpg", "db/2.jpg/scores", "nowhere/at/all"):
         with pytest.raises(UserError, match="holds no keypoints of"):
             F.read_hdf5(path, name)
+
+
+def test_int8_by_hand():
+    d = np.array([[0.5, -1.0, 0.25, 0.0], [0, 0, 0, 0], [3e4, 1.0, -2e4, 0.0], [1e-9, -1e-9, 0, 0]], np.float32)
+    stored, scales = F.packed(d, "int8")
+    assert stored.dtype == np.int8 and scales.dtype == np.float16
+    np.testing.assert_array_equal(stored[0], np.rint(d[0] / np.float32(np.float16(1 / 127))))
+    assert stored[0, 1] == -127 and not stored[1].any() and scales[1] == 1
+    back = F.unpacked(stored, scales)
+    assert back.dtype == np.float32 and np.isfinite(back).all()
+    slow = np.array([[round(float(x) / float(s)) * float(s) for x in row] for row, s in zip(d[:3], scales, strict=False)])
+    np.testing.assert_allclose(back[:3], np.clip(slow, -127 * scales[:3, None].astype(float), 127 * scales[:3, None].astype(float)), rtol=1e-6)
+    assert (abs(back - d) <= 0.51 * scales[:, None].astype(np.float32) + 1e-3 * abs(d)).all()
+
+
+@pytest.mark.parametrize(("storage", "least"), [("float32", 1), ("float16", 1 - 1e-6), ("int8", 0.9995)])
+def test_directions_survive_storage(storage, least):
+    d = make(200, 64).descriptors
+    stored, scales = F.packed(d, storage)
+    back = F.unpacked(stored, scales)
+    assert ((back * d).sum(1) / np.linalg.norm(back, axis=1) >= least - 1e-6).all()
+    assert stored.nbytes + (0 if scales is None else scales.nbytes) == 200 * F.descriptor_bytes(64, storage)
+    foreign = stored.astype(np.float32)  # a reader that knows of no scales, and normalises
+    np.testing.assert_allclose(foreign / np.linalg.norm(foreign, axis=1, keepdims=True), back / np.linalg.norm(back, axis=1, keepdims=True), atol=1e-6)
 
 
 def test_hloc_scores_beyond_float16_stay_finite(tmp_path):
@@ -94,7 +124,7 @@ def test_hloc_file_of_a_killed_run_is_readable_and_is_continued(tmp_path):
         names = F.list_names(path)
         assert names == {f"a/{i}.jpg" for i in range(len(names))} and len(names) > last, "continued without gaps"
         for i in range(max(0, len(names) - 15), len(names)):
-            same(make(50, seed=i), F.read_hdf5(path, f"a/{i}.jpg"), half=True)
+            same(make(50, seed=i), F.read_hdf5(path, f"a/{i}.jpg"), storage="float16")
 
 
 @pytest.mark.parametrize("scales", [True, False])

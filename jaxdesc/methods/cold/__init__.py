@@ -18,7 +18,7 @@ from typing import ClassVar
 
 from jaxdesc.config import option
 from jaxdesc.methods.cold import infer, loss, network
-from jaxdesc.nets.resnet import DEPTHS, tapped_channels
+from jaxdesc.nets.resnet import DEPTHS, check_weights, tapped_channels
 from jaxdesc.types import Method, UserError
 
 LEAST_DIM = 4
@@ -31,7 +31,11 @@ class Config:
 
     backbone: str = option("resnet101", "the frozen network whose activations are distilled", choices=tuple(f"resnet{depth}" for depth in DEPTHS))
     width: int = option(64, "channels of the backbone's stem; 64 in ResNets", at_least=1)
-    weights: str = option("", "what the backbone is: imagenet:FILE with a torchvision or timm ResNet (.pth or .safetensors); empty: random numbers")
+    weights: str = option(
+        "",
+        "what the backbone is: imagenet:FILE with a torchvision or timm ResNet (.pth or .safetensors); caps:PATH with a workdir or a weight file of CAPS, whose "
+        "ResNet ends with layer3; empty: random numbers",
+    )
     taps: tuple[str, ...] = option((), "activations that are distilled, by their names; empty: the pooled stem and every block's output")
     before_relu: bool = option(True, "blocks' outputs are taken before their last ReLU, else after it (only where taps is empty)")
     relu: bool = option(False, "a ReLU follows each transform")
@@ -42,15 +46,13 @@ class Config:
     box_px: int = option(11, "odd side of a cell's box: the cells whose boxes hold a keypoint move it", at_least=1)
     mutual_filter: bool = option(False, "A A^2 / (rowmax colmax) instead of A before the nearest neighbours of a transfer are taken")
     bidirectional: bool = option(True, "the loss is the mean of both directions, else from image 1 to image 2 only")
+    deviation_gradient: bool = option(False, "the loss's gradient goes through the standard deviation of the rows too; without, sd counts as a constant")
     hard_alpha: float = option(0.1, "keypoints predicted within this share of the longer side are easy, and count by the square of how near they are", above=0)
 
     def validate(self, config) -> None:
         """What `option` cannot say; raises UserError naming the field."""
         self.check()
-        if self.weights and not self.weights.startswith("imagenet:"):
-            raise UserError(f"config.method.weights = {self.weights!r} must be imagenet:FILE, or empty.")
-        if self.weights and self.width != 64:
-            raise UserError(f"config.method.width = {self.width} must be 64 where config.method.weights names a ResNet's weights.")
+        check_weights(self.weights, self.width)
         if getattr(config.data, "semantic_per_batch", 0) and config.draw.crop_px != self.image_px:
             raise UserError(
                 f"config.draw.crop_px = {config.draw.crop_px} is what training squashes images to, and config.method.image_px = {self.image_px} what transfer "
@@ -83,5 +85,5 @@ def build(cfg: Config, axis_name: str | None = None) -> Method:
         describe=partial(network.describe, net),
         match=partial(infer.match, net=net),
         describe_at=partial(infer.describe_at, net=net),
-        transfer=partial(infer.move, net=net, cfg=cfg),
+        transfer=partial(infer.transfer, net=net, cfg=cfg),
     )

@@ -98,45 +98,15 @@ def match(
     return found.replace(xy1_px=ends[0], xy2_px=ends[1])
 
 
-@partial(jax.jit, static_argnames=("box_px", "mutual"))
-def _transfer(maps1: Array, maps2: Array, xy1: Array, box_px: int, mutual: bool) -> tuple[Array, Array]:
-    flat1, flat2 = (maps.reshape(-1, maps.shape[-1]) for maps in (maps1, maps2))
-    return cells.transfer(xy1, flat1, flat2, maps1.shape[:2], maps2.shape[:2], box_px, mutual)
-
-
-def move(variables: Variables, image1: Array, image2: Array, xy1_px: Array, *, net: nn.Module, cfg) -> tuple[Array, Array]:
-    """Keypoints of image 1 in image 2, both as training has them, of one size: the part of `transfer` that runs on the device, for validation.
+def transfer(variables: Variables, image1: Array, image2: Array, xy1_px: Array, *, net: nn.Module, cfg) -> tuple[Array, Array]:
+    """Keypoints of image 1 in image 2: by the nearest neighbours of the cells around each, see `ops.cells.transfer`. COLD, 2.4.
 
     Args:
-      image1, image2: (H, W, 3) float32 in [0, 1]. xy1_px: (N, 2).
+      image1, image2: (H, W, 3) float32 in [0, 1], of one size: of objects, squashed to squares of cfg.image_px, the aspect not kept. xy1_px: (N, 2).
+      cfg: of the method: box_px and mutual_filter.
     Returns:
       (N, 2) px of image 2, and (N,) greatest cosine of the nearest cell.
     """
-    return _transfer(*network.cells(net, variables, jnp.stack([image1, image2])), xy1_px, cfg.box_px, cfg.mutual_filter)
-
-
-def squashed(image: Array, side_px: int, name: str = "image") -> np.ndarray:
-    """(side_px, side_px, 3) float32: how images of objects are described, the aspect not kept. COLD, 2.2."""
-    return frames.resized(frames.pixels(image, name), (side_px, side_px))
-
-
-def transfer(variables: Variables, image1: Array, image2: Array, xy1_px: Array, *, net: nn.Module, cfg) -> Correspondences:
-    """Keypoints of image 1 in image 2: by the nearest neighbours of the cells around each, both images squashed to cfg.image_px. COLD, 2.4.
-
-    Args:
-      image1, image2: (H, W, 3) uint8, or float in [0, 1]. xy1_px: (N, 2) pixels of image 1.
-      cfg: of the method: image_px, box_px and mutual_filter.
-    Returns:
-      Correspondences on the host, in pixels of the images as given, all valid; score: greatest cosine of the nearest cell; code 0.
-    Raises:
-      UserError: an image that is no RGB image; points outside image 1.
-    """
-    (h, w), n = np.shape(image1)[:2], len(xy1_px)
-    xy1 = np.asarray(xy1_px, np.float32)
-    if xy1.ndim != 2 or xy1.shape[1] != 2 or not ((xy1 >= -0.5) & (xy1 <= np.array([w, h]) - 0.5)).all():
-        raise UserError(f"Positions (N, 2) in pixels inside image1 of {w}x{h} are expected.")
-    square = (cfg.image_px, cfg.image_px)
-    maps1, maps2 = (_cells(net, variables, squashed(image, cfg.image_px, name)[None])[0] for image, name in ((image1, "image1"), (image2, "image2")))
-    moved, score = _transfer(maps1, maps2, _padded(frames.rescaled(xy1, (h, w), square)), cfg.box_px, cfg.mutual_filter)
-    xy2 = frames.rescaled(np.asarray(moved)[:n], square, np.shape(image2)[:2])
-    return Correspondences(xy1, xy2, np.asarray(score)[:n], np.zeros(n, np.int32), np.ones(n, bool))
+    maps1, maps2 = network.cells(net, variables, jnp.stack([image1, image2]))
+    flat1, flat2 = (maps.reshape(-1, maps.shape[-1]) for maps in (maps1, maps2))
+    return cells.transfer(xy1_px, flat1, flat2, maps1.shape[:2], maps2.shape[:2], cfg.box_px, cfg.mutual_filter)

@@ -28,7 +28,7 @@ def one_direction(desc1: Array, desc2: Array, xy1: Array, xy2: Array, valid: Arr
     flat1, flat2 = (d.reshape(-1, d.shape[-1]) for d in (desc1, desc2))
     xy1, xy2 = (jnp.where(valid[:, None], xy, 0) for xy in (xy1, xy2))
     rows = correlation(flat1[nearest_cell(xy1, map1)], flat2)
-    entropy = jnp.where(valid, cross_entropy(rows, nearest_cell(xy2, map2)), 0)
+    entropy = jnp.where(valid, cross_entropy(rows, nearest_cell(xy2, map2), cfg.deviation_gradient), 0)
     fixed1, fixed2 = jax.lax.stop_gradient((flat1, flat2))
     found, _ = transfer(xy1, fixed1, fixed2, map1, map2, cfg.box_px, cfg.mutual_filter)
     distance = jnp.sqrt(jnp.sum((found - xy2) ** 2, -1)) / side_px

@@ -18,6 +18,11 @@ from jaxdesc.types import Array, Batch, Variables
 BACKBONE = "backbone"  # the module that does not learn
 
 
+def side_px(cfg) -> int:
+    """Side of the square that images of objects are squashed to."""
+    return cfg.image_px
+
+
 def all_taps(depth: int, before_relu: bool = True) -> tuple[str, ...]:
     """The pooled stem and the output of every block, before its last ReLU or after: 34 of a ResNet-101."""
     blocks = [name for name in activations(depth) if name.startswith("layer") and name.endswith(".sum") == before_relu]
