@@ -146,6 +146,8 @@ def validation_batch(data: Data, parts: Collection[str], count: int, draw: Calla
     batch = jax.jit(draw)(jax.random.key(VALIDATION_SEED), raw)
     if "posed" in parts and not batch["posed"].known.any():
         batch["posed"] = batch["posed"].replace(xy2_px=None, known=None)
+    if "semantic" in parts and not batch["semantic"].valid.any():
+        batch["semantic"] = batch["semantic"].replace(xy2_px=None)
     return batch
 
 

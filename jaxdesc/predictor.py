@@ -6,7 +6,6 @@ their EXIF orientation. Coordinates are (x, y) pixels of the image as given, the
 
 import functools
 import hashlib
-import json
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -18,17 +17,16 @@ import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
-import orbax.checkpoint as ocp
 from PIL import Image, ImageOps
 
 from jaxdesc import config as configs
 from jaxdesc.data.images import fitted_hw, read_rgb, rescale_xy
-from jaxdesc.engine.optim import make_optimizer
-from jaxdesc.engine.step import full_size, inference_variables, init_state
+from jaxdesc.engine.step import full_size
 from jaxdesc.methods import METHODS
 from jaxdesc.methods.pump.refine import densify  # of any method's matches
+from jaxdesc.ops import frames
 from jaxdesc.store import weights as weight_files
-from jaxdesc.store.checkpoint import Checkpoints
+from jaxdesc.store.checkpoint import read_run
 from jaxdesc.types import Array, Pair, UserError, Variables
 
 ImageLike = str | os.PathLike | Image.Image | np.ndarray
@@ -40,6 +38,7 @@ BUCKET = 64  # pixels: the network sees sides of multiples of this, so that a fo
 TILE = 1536  # pixels: larger images are described in windows of this side, one after the other
 MARGIN = 128  # pixels by which a window is larger than what is taken from it: more than the published networks see
 SCALES = tuple(2 ** (-i / 4) for i in range(7))  # of the image pyramid of sparse descriptors: 1 down to 0.354; the next is below 30 %
+POINTS = 64  # points to be moved are filled up to multiples of it, likewise
 SUPPORT_PX = 32.0  # diameter of a keypoint's support that fits the network at scale 1; R2D2 writes 32 / scale into its files
 
 
@@ -168,6 +167,48 @@ class Predictor:
             for xy, small, large in zip((found.xy1_px, found.xy2_px), shrunk, given, strict=True)
         ]
         return _ranked(*ends, np.asarray(found.score, np.float32)[kept], np.asarray(found.code, np.int32)[kept])
+
+    def positions(self, image1: ImageLike, image2: ImageLike, matches: Matches) -> np.ndarray:
+        """(H1, W1, 2) float32: the position (x, y) in image 2 of every pixel of image 1, by the method's own flow, or, where it has none, `densified(matches)`.
+
+        Raises:
+          UserError: as `describe`; there is no match, and the method has no flow of its own.
+        """
+        pixels = [as_rgb(image) for image in (image1, image2)]
+        if self._method.dense is None:
+            return densified(matches, *(p.shape[:2] for p in pixels))
+        return self._method.dense(self.variables, *pixels)
+
+    def transfer(self, image1: ImageLike, image2: ImageLike, xy: np.ndarray) -> np.ndarray:
+        """Points of image 1 in image 2, both squashed to the square that the method was made for, as the method itself moves them (COLD, GSF).
+
+        Args:
+          xy: (N, 2) pixels of image 1.
+        Returns:
+          (N, 2) float32 pixels of image 2.
+        Raises:
+          UserError: as `describe`; the method moves no points; a point outside image 1.
+        """
+        if self._method.transfer is None:
+            raise UserError(f"{self.name} has no way of its own to move points from one image to another: take the nearest descriptors, or matches.")
+        given, xy = [as_rgb(image) for image in (image1, image2)], np.asarray(xy, np.float64)
+        sizes = [pixels.shape[:2] for pixels in given]
+        if xy.ndim != 2 or xy.shape[1] != 2:
+            raise UserError(f"xy has the shape {xy.shape}; positions (N, 2) are expected.")
+        outside = ~((xy >= -0.5) & (xy <= np.array(sizes[0][::-1]) - 0.5)).all(1)
+        if outside.any():
+            x, y = xy[outside][0]
+            raise UserError(f"The point ({x:g}, {y:g}) lies outside image 1, which has {sizes[0][1]} x {sizes[0][0]} px.")
+        side = self.module.network.side_px(self.config)
+        squares = [frames.resized(_unit(pixels), (side, side)) for pixels in given]
+        padded = np.zeros((-(-max(1, len(xy)) // POINTS) * POINTS, 2), np.float32)  # few shapes, few programs
+        padded[: len(xy)] = frames.rescaled(xy, sizes[0], (side, side))
+        moved = np.asarray(self._transfer(self.variables, *squares, padded)[0])[: len(xy)]
+        return frames.rescaled(moved, (side, side), sizes[1])
+
+    @functools.cached_property
+    def _transfer(self) -> Callable[..., tuple[Array, Array]]:
+        return jax.jit(self._method.transfer)
 
     def _sampled(self, pixels: np.ndarray, xy: np.ndarray, scale: float) -> np.ndarray:
         """(N, D) descriptors at positions (N, 2) of the image, seen shrunk by `scale`."""
@@ -299,17 +340,14 @@ def load(weights: str | os.PathLike | None = None, **overrides: Any) -> Predicto
             tell(f"no trained weights come with {text} yet: these are RANDOM weights, UNTRAINED; give a training workdir or a weight file.")
             return untrained(text, **overrides)
     if path.is_dir():
-        name, fields, restore = _workdir(path)
+        name, fields, variables = read_run(path)
     elif path.is_file():
         name, fields, variables, _ = weight_files.load(path)
-        if name not in METHODS:
-            raise UserError(f"{path} holds weights of the method {name!r}, which this version does not know; it knows {', '.join(METHODS)}.")
-        restore = None
     else:
         raise UserError(f"There are no weights {text}: give a weight file (.safetensors), the workdir of a training run, or one of {', '.join(METHODS)}.")
+    if name not in METHODS:
+        raise UserError(f"{path} holds weights of the method {name!r}, which this version does not know; it knows {', '.join(METHODS)}.")
     config = _fields(import_module(f"jaxdesc.methods.{name}").Config, fields, str(path))
-    if restore:
-        variables = restore(config)
     config = _overridden(config, overrides)
     shapes = [{key: leaf.shape for key, leaf in _flat(tree).items()} for tree in (variables, _shapes(name, config))]
     if shapes[0] != shapes[1]:
@@ -357,43 +395,6 @@ def _overridden(config: Any, overrides: dict) -> Any:
     changed = _fields(type(config), {**vars(config), **overrides}, f"{config.name}'s configuration")
     configs.validate(configs.ExperimentConfig(method=changed))
     return changed
-
-
-class _Reader(Checkpoints):
-    """Checkpoints of a run that may still be writing: nothing is cleaned up."""
-
-    def __init__(self, folder: Path):
-        self._manager = ocp.CheckpointManager(folder.absolute(), options=ocp.CheckpointManagerOptions(read_only=True, create=False, save_interval_steps=0))
-
-
-def _workdir(path: Path) -> tuple[str, dict[str, Any], Callable[[Any], Variables]]:
-    """Method, fields of its Config and, given that, the variables of the best checkpoint."""
-    file = path / "config.json"
-    if not file.is_file():
-        raise UserError(f"{path} is not the workdir of a training run: it holds no config.json.")
-    try:
-        values = json.loads(file.read_text())
-        name, fields, steps = values["method_name"], values["method"], values["train"]["steps"]
-        optim = _fields(configs.OptimConfig, values["optim"], str(file))
-    except (ValueError, KeyError, TypeError) as e:
-        raise UserError(f"{file} is damaged: {type(e).__name__}: {e}.") from e
-    if name not in METHODS:
-        raise UserError(f"{path} trained the method {name!r}, which this version does not know; it knows {', '.join(METHODS)}.")
-
-    def restore(config: Any) -> Variables:
-        folder = path / "checkpoints"
-        if not folder.is_dir():
-            raise UserError(f"{path} holds no checkpoint yet: let the training run longer.")
-        begin = functools.partial(init_state, METHODS[name](config), make_optimizer(optim, steps), seed=0)
-        like = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), jax.eval_shape(begin, _example()))
-        with _Reader(folder) as checkpoints:
-            step = checkpoints.best()
-            step = checkpoints.latest() if step is None else step
-            if step is None:
-                raise UserError(f"{path} holds no checkpoint yet: let the training run longer.")
-            return inference_variables(checkpoints.restore(like, step)[0])
-
-    return name, fields, restore
 
 
 # ---- the shortest way, with weights that are read once

@@ -60,9 +60,11 @@ class KeypointPair:
     image1: Array  # (B, H, W, 3) float32 RGB in [0, 1]
     image2: Array  # (B, H, W, 3) float32 RGB in [0, 1]
     xy1_px: Array  # (B, K, 2) float32 in image 1
-    xy2_px: Array  # (B, K, 2) float32 in image 2
+    xy2_px: Array | None  # (B, K, 2) float32 in image 2; None where none is known of any pair
     valid: Array  # (B, K) bool: the keypoint exists
     slot: Array  # (B,) int32 place in the global batch: what the example's random draws are folded with
+    mask1: Array | None = None  # (B, H, W) float32 in [0, 1]: share of each pixel of image 1 that is of the object; 1 all over where a pair has no masks
+    mask2: Array | None = None  # the same of image 2; both None where no pair of the run has masks
 
 
 # A training batch has a static split: {"synthetic": ..., "real": ..., "posed": ...}; a part that a run does not use is absent.
@@ -113,3 +115,4 @@ class Method(NamedTuple):
     transfer: Callable[..., tuple[Array, Array]] | None = (
         None  # (variables, image1 (H, W, 3), image2, xy1_px (N, 2)) -> xy2_px (N, 2), score (N,), on the device
     )
+    dense: Callable[..., Any] | None = None  # (variables, image1, image2) -> (H1, W1, 2) places in image 2, on the host; None: linear between the matches

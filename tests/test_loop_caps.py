@@ -168,15 +168,19 @@ def test_scores_of_keypoint_pairs_against_numpy():
 
     def loss(variables, batch, key, train):
         assert not train
-        return None, ({"seen": batch["semantic"].xy1_px.sum((1, 2))}, None)
+        return batch["semantic"].xy1_px[:, 0, 0], ({"seen": batch["semantic"].xy1_px.sum((1, 2))}, None)
 
     scores, _ = jax.jit(partial(validation_step, method=toy(*maps)._replace(loss=loss)))({}, pair)
-    assert set(scores) == {"pck@0.05", "pck@0.1", "pck@0.15", "seen"}
+    assert set(scores) == {"pck@0.05", "pck@0.1", "pck@0.15", "seen", "loss"}
     for alpha in (0.05, 0.1, 0.15):
         shares = [(error[b, pair.valid[b]] <= alpha * 56).mean() for b in range(2)]
         np.testing.assert_allclose(scores[f"pck@{alpha}"], np.mean(shares), rtol=1e-5)
     assert 0.3 < scores["pck@0.1"] < 0.8
     np.testing.assert_allclose(scores["seen"], pair.xy1_px.sum() / 2, rtol=1e-5)
+    np.testing.assert_allclose(scores["loss"], pair.xy1_px[:, 0, 0].mean(), rtol=1e-5)
+    unknown, matches = jax.jit(partial(validation_step, method=toy(*maps)._replace(loss=loss)))({}, pair.replace(xy2_px=None))
+    assert set(unknown) == {"seen", "loss"}
+    assert right(jax.tree.map(lambda x: x[0], pair.replace(xy2_px=None)), jax.tree.map(lambda x: x[0], matches)).tolist() == pair.valid[0].tolist()
 
     def transfer(variables, image1, image2, xy1):
         return xy1 + 1.0, xy1[:, 0]
@@ -250,6 +254,7 @@ def test_truth_that_no_pair_knows_is_left_out():
     [
         ([{"pck@5px": 0.1, "epipolar_px": 1.0}, {"pck@5px": 0.3, "epipolar_px": 9.0}, {"pck@5px": 0.2, "epipolar_px": 5.0}], 2),
         ([{"epipolar_px": 7.0}, {"epipolar_px": 3.0}, {"epipolar_px": 4.0}], 2),
+        ([{"loss": 7.0, "L_sil": 0.1}, {"loss": 3.0, "L_sil": 0.3}, {"loss": 4.0, "L_sil": 0.2}], 2),
     ],
 )
 def test_the_best_checkpoint_follows_the_runs_own_score(tmp_path, scores, best):

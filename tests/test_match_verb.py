@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxdesc import predictor
+from jaxdesc import figures, predictor
+from jaxdesc.methods.caps import infer, network
 from jaxdesc.predictor import Matches, Predictor
 from jaxdesc.store import matches as files
 from jaxdesc.store import weights
@@ -30,11 +31,19 @@ def weight_file(tmp_path_factory):
     return str(path)
 
 
+@pytest.fixture(scope="module")
+def caps_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("weights") / "caps.safetensors"
+    tiny = predictor.untrained("caps", backbone="resnet10", width=4, decoder_features=(8, 8), coarse_dim=6, fine_dim=6)
+    weights.save(path, "caps", tiny.config, jax.device_get(tiny.variables))
+    return str(path)
+
+
 @pytest.fixture
 def verb(monkeypatch, capsys, weight_file):
-    def run(*arguments, status=None, verb="match"):
+    def run(*arguments, status=None, verb="match", weights=weight_file):
         """Runs the verb; returns (stdout, stderr). A failure is one sentence."""
-        monkeypatch.setattr(sys, "argv", [verb, *map(str, arguments), "--weights", weight_file])
+        monkeypatch.setattr(sys, "argv", [verb, *map(str, arguments), "--weights", weights])
         try:
             runpy.run_module(f"jaxdesc.{verb}", run_name="__main__")
             code = None
@@ -102,6 +111,92 @@ def test_pair_end_to_end(verb, tmp_path):
     assert out["--out"].stat().st_mtime_ns > before
 
 
+def test_random_matches_are_drawn(verb, caps_file, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(figures, "side_by_side", lambda a, b, xy1, xy2, most: drawn.append((xy1, xy2, most)) or np.full((4, 5, 3), 7, np.uint8))
+    Image.fromarray(noise(64, 128)).save(tmp_path / "a.png")
+    Image.fromarray(noise(96, 64)).save(tmp_path / "b.png")
+    common = [tmp_path / "a.png", tmp_path / "b.png", "--one-way", "--max-side", 64, "--figure", tmp_path / "m.png", "--overwrite"]
+    verb(*common, weights=caps_file)
+    verb(*common, "--random", 50, weights=caps_file)
+    (all1, all2, _), (some1, some2, most) = drawn
+    assert len(all1) == 8 * 16 and len(some1) == most == 50
+    place = {tuple(xy): i for i, xy in enumerate(all1.tolist())}
+    rows = [place[tuple(xy)] for xy in some1.tolist()]
+    assert len(set(rows)) == 50 and max(rows) > 100 and rows != sorted(rows), "of all ranks"
+    np.testing.assert_array_equal(all2[rows], some2)
+
+
+def test_figures_of_caps(verb, caps_file, tmp_path, monkeypatch):
+    """What --heatmaps and --colours hand to the pictures: places in pixels of the shrunk images, and all nearest neighbours with --one-way."""
+    drawn = {}
+
+    def keep(name):
+        def draw(image1, image2, xy1, xy2, *more):
+            drawn[name] = image1.shape[:2], image2.shape[:2], xy1, xy2, *more
+            return np.full((4, 5, 3), 7, np.uint8)
+
+        return draw
+
+    for name in ("distributions", "dense_correspondence"):
+        monkeypatch.setattr(figures, name, keep(name))
+    Image.fromarray(noise(64, 128)).save(tmp_path / "a.png")
+    Image.fromarray(noise(96, 64)).save(tmp_path / "b.png")
+    pair = [tmp_path / "a.png", tmp_path / "b.png", "--max-side", 64]
+    points = ["--query", 0, 0, "--query", 127, 20.5, "--truth", 10, 10, "--truth", 31.5, 47.5]
+    asked = ["--heatmaps", tmp_path / "h.png", *points, "--colours", tmp_path / "c.png", "--grid", 12]
+    told, _ = verb(*pair, *asked, weights=caps_file)
+    size1, size2, xy1, xy2, found = drawn["distributions"]
+    assert (size1, size2) == ((32, 64), (64, 43))
+    np.testing.assert_allclose(xy1, [[0, 0], [63, 10]])  # the corner pixel's centre would lie outside
+    np.testing.assert_allclose(xy2, (np.array([[10.5, 10.5], [32, 48]]) * [43 / 64, 64 / 96]) - 0.5)
+    assert found.coarse.shape == (2, 4, 3) and found.fine.shape == (2, 2, 2)
+    size1, size2, mutual, _, step = drawn["dense_correspondence"]
+    assert (size1, size2, step) == ((64, 128), (96, 64), 12) and told.startswith(f"{len(mutual)} matches of ")
+    verb(*pair, "--one-way", "--colours", tmp_path / "c.png", "--overwrite", weights=caps_file)
+    assert len(mutual) < len(drawn["dense_correspondence"][2]) == 8 * 16
+    assert {p.name for p in tmp_path.iterdir()} == {"a.png", "b.png", "h.png", "c.png"} and np.asarray(Image.open(tmp_path / "h.png")).shape == (4, 5, 3)
+    for arguments, words in (
+        (["--heatmaps", tmp_path / "new.png", "--query", 128, 3], "inside image1 of 64x32 are expected"),
+        (["--heatmaps", tmp_path / "new.png", *points[:6], "--truth", 1, 2], "--truth is given 1 times and --query 2 times"),
+    ):
+        assert words in verb(*pair, *arguments, status=2, weights=caps_file)[1]
+    _, err = verb(*pair, "--heatmaps", tmp_path / "new.png", *points, status=2)
+    assert "--heatmaps of pump shows one --query and no --truth" in err and not (tmp_path / "new.png").exists()
+    _, err = verb(*pair, "--one-way", status=2)
+    assert "pump's MatchOptions has no field 'mutual'" in err
+
+
+def test_points_of_caps(verb, caps_file, tmp_path):
+    """What `query` finds for the points of the file, in its order and in pixels of the images as they are."""
+    Image.fromarray(noise(64, 128)).save(tmp_path / "a.png")
+    a, xy = tmp_path / "a.png", np.array([[100.0, 60], [0, 0], [127, 63], [33.5, 20.25]])
+    (tmp_path / "p.txt").write_text("100 60\n0 0\n\n127 63\n33.5 20.25\n")
+    found = {}
+    for search in ("local", "global"):
+        told, _ = verb(a, a, "--points", tmp_path / "p.txt", "--search", search, "--out", tmp_path / f"{search}.npz", weights=caps_file)
+        found[search] = files.read_corres(tmp_path / f"{search}.npz")
+        assert told.startswith("4 matches of ")
+        np.testing.assert_allclose(found[search][:, :2], xy)
+        image, caps = noise(64, 128), predictor.load(caps_file)
+        expected, _ = infer.query(caps.variables, image, image, xy, net=network.build(caps.config), cfg=caps.config, search=search)
+        np.testing.assert_allclose(found[search][:, 2:4], expected.xy2_px, atol=1e-4)
+    assert np.abs(found["local"] - found["global"]).max() > 1
+    verb(a, a, "--points", tmp_path / "p.txt", "--max-side", 64, "--out", tmp_path / "small.npz", weights=caps_file)
+    cells = (files.read_corres(tmp_path / "small.npz")[:, 2:4] + 0.5) / 2 - 0.5  # pixels of the shrunk image, whose fine map has one in every 63 / 15 by 31 / 7
+    np.testing.assert_allclose(cells * [15 / 63, 7 / 31], np.rint(cells * [15 / 63, 7 / 31]), atol=1e-3)
+    for text, words in (
+        ("1 2 3", "two finite numbers"),
+        ("one two", "could not convert"),
+        ("200 3", "inside image1 of 128x64 are expected"),
+        ("", "does not hold points"),
+    ):
+        (tmp_path / "p.txt").write_text(text)
+        assert words in verb(a, a, "--points", tmp_path / "p.txt", status=2, weights=caps_file)[1]
+    (tmp_path / "p.txt").write_text("1 2")
+    assert "which pump does not have" in verb(a, a, "--points", tmp_path / "p.txt", status=2)[1]
+
+
 def test_flow_and_warp_look_from_image_1(verb, quick, tmp_path):
     a, b = noise(48, 64, 0), noise(52, 60, 1)
     Image.fromarray(a).save(tmp_path / "a.png")
@@ -139,6 +234,7 @@ def test_pair_that_does_not_match_writes_nothing(verb, monkeypatch, tmp_path):
         (["a.png", "broken.png"], "broken.png cannot be used"),
         (["a.png", "a.png", "--out", "m.h5"], "--out .*m.h5 must end in .npz"),
         (["a.png", "a.png", "--figure", "m.txt"], "must end in .png or "),
+        (["a.png", "a.png", "--random", "50"], "--random 50 needs --figure"),
         (["a.png", "a.png", "--figure", "broken.png"], "broken.png exists already"),
         (["a.png", "a.png", "--pairs", "m.txt"], "are for a folder"),
         (["a.png", "a.png", "--max-scale", "0.5"], "max_scale = 0.5 must be at least 1"),
@@ -146,6 +242,7 @@ def test_pair_that_does_not_match_writes_nothing(verb, monkeypatch, tmp_path):
         (["a.png", "a.png", "--max-side", "5"], "--max-side 5 must be at least 32"),
         (["a.png", "a.png", "--memory", "0"], "memory_bytes = 0.* must be above 0"),
         (["a.png", "a.png", "--query", "3", "4"], "--heatmaps FILE.png and --query X Y need each other"),
+        (["a.png", "a.png", "--grid", "0"], "--grid 0 must be above 0"),
         (["a.png", "a.png", "--heatmaps", "m.png", "--query", "64", "4"], r"\(64, 4\) lies outside the image of 64x48 px"),
         (["nowhere", "--out", "m.h5"], "There is no folder"),
         (["empty", "--out", "m.h5"], "empty holds no image"),
@@ -239,6 +336,7 @@ def test_killed_run_leaves_a_readable_file_and_goes_on(verb, folder, tmp_path, w
     out = tmp_path / "m.h5"
     code = f"""
 import os, signal, sys, numpy as np, runpy
+from jaxdesc.methods.caps import infer, network
 from jaxdesc.predictor import Matches, Predictor
 calls = []
 def match_with(self, image1, image2, *_):

@@ -133,6 +133,8 @@ class Data(NamedTuple):
             values[: len(chosen)] = pair[name][chosen]
         canvases = {f"canvas{i}": to_canvas(pair[f"image{i}"], side) for i in (1, 2)}
         flags = {name: np.bool_(pair[name]) for name in ("flip", "warped")}
+        if any(s.masked for s in self.semantic_sets):
+            flags |= {f"mask{i}": mask_canvas(pair[f"mask{i}"], side) for i in (1, 2)}
         return RawKeypointPair(**canvases, **padded, **flags, valid=np.arange(count) < len(chosen))
 
     def _raw_posed(self, pair: dict[str, Any], rng: np.random.Generator) -> RawPosedPair:
@@ -188,6 +190,14 @@ def to_canvas(rgb: np.ndarray, side: int) -> Canvas:
     square = np.zeros((side, side, 3), np.uint8)
     square[:height, :width] = rgb
     return Canvas(square, np.array([height, width], np.int32))
+
+
+def mask_canvas(mask: np.ndarray | None, side: int) -> np.ndarray:
+    """A mask (h, w) bool at the top left of (side, side), True all over where there is no mask: nothing is known not to be of the object."""
+    square = np.ones((side, side), bool)
+    if mask is not None:
+        square[: mask.shape[0], : mask.shape[1]] = mask
+    return square
 
 
 class _ImagePairs(Sequence):

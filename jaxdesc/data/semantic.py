@@ -10,8 +10,42 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from PIL import Image
 
 from jaxdesc.errors import UserError
+
+
+class ObjectMask(NamedTuple):
+    """A picture of one number a pixel, as large as the image."""
+
+    path: Path
+    label: int | None  # the pixels of this number are of the object; None: all but those of 0
+
+    def read(self, image_hw: tuple[int, int]) -> np.ndarray:
+        """(H, W) bool.
+
+        Args:
+          image_hw: of the upright image.
+        Raises:
+          UserError: naming the file: it cannot be read, has several numbers a pixel, another size than the image, or shows nothing of the object.
+        """
+        try:
+            with Image.open(self.path) as picture:
+                pixels = np.asarray(picture)
+        except FileNotFoundError as e:
+            raise UserError(f"There is no mask {self.path}.") from e
+        except Exception as e:  # broken files make Pillow raise nearly anything
+            raise UserError(f"The mask {self.path} cannot be read: it is no picture, or damaged.") from e
+        if pixels.ndim != 2:
+            raise UserError(f"The mask {self.path} has {pixels.shape[2]} channels: save it as a gray or palette PNG, one number a pixel.")
+        if pixels.shape != tuple(image_hw):
+            (h, w), (rows, columns) = image_hw, pixels.shape
+            raise UserError(f"The mask {self.path} is {columns}x{rows} px, but its image is {w}x{h} px: they must be of one size.")
+        mask = pixels != 0 if self.label is None else pixels == self.label
+        if not mask.any():
+            what = "all its pixels are 0" if self.label is None else f"no pixel has the number {self.label} of the object's class"
+            raise UserError(f"The mask {self.path} is empty: {what}; mend it or take its pairs off the list.")
+        return mask
 
 
 class SemanticPair(NamedTuple):
@@ -26,6 +60,7 @@ class SemanticPair(NamedTuple):
     box_target: np.ndarray | None = None
     tags: tuple[str, ...] = ()  # such as "viewpoint_variation=1"
     flip: bool = False  # training: both images, and the keypoints with them, are to be mirrored
+    masks: tuple[ObjectMask, ObjectMask] | None = None  # of source and target
 
     @property
     def key(self) -> str:
@@ -37,7 +72,11 @@ def pf_pascal(root: Path, pairs: Path | None, split: str) -> list[SemanticPair]:
 
     Images lie in JPEGImages/; Annotations/<class>/<image>.mat has boxes (`bbox`), if it is there at all, and the keypoints (`kps`, NaN where one lacks) of lists
     without coordinates, as that for training is. A column `flip` of 1 asks for mirrored images. Keypoints that one of the images lacks are left out.
+
+    SegmentationClass/<image>.png, those of PASCAL VOC 2012, somewhere below the folder are masks: the pixels of the pair's class. Images with masks need no
+    keypoints.
     """
+    segmentations = {path.stem: path for path in root.glob("**/SegmentationClass/*.png")}
     annotations = {path.stem: path for path in root.glob("**/Annotations/**/*.mat")}
     made = []
     path = pairs or listed(root, f"*{split}_pairs*.csv")
@@ -49,15 +88,38 @@ def pf_pascal(root: Path, pairs: Path | None, split: str) -> list[SemanticPair]:
     for where, row in rows:
         names = [_find(root, row[column], where) for column in ("source_image", "target_image")]
         mats = [annotations.get(Path(name).stem) for name in names]
-        if told:
+        pictures = [segmentations.get(Path(name).stem) for name in names]
+        masks = tuple(ObjectMask(picture, voc_label(row.get("class", ""), where)) for picture in pictures) if all(pictures) else None
+        if masks and not told and not all(mats):
+            a = b = np.zeros((0, 2))
+            exists = np.zeros(0, bool)
+        elif told:
             a, b = (joined_points(row[f"X{side}"], row[f"Y{side}"], where) for side in "AB")
             exists = (a >= 0).all(1) & (b >= 0).all(1) if len(a) == len(b) else _mismatch(where)
         else:
             a, b = (_mat_points(mat, name, where) for mat, name in zip(mats, names, strict=True))
             exists = np.isfinite(a).all(1) & np.isfinite(b).all(1) if len(a) == len(b) else _mismatch(where)
         boxes = [_mat_box(mat) for mat in mats]
-        made.append(SemanticPair(*names, row.get("class", ""), a[exists], b[exists], *boxes, flip=row.get("flip", "").strip() in ("1", "True", "true")))
+        made.append(
+            SemanticPair(*names, row.get("class", ""), a[exists], b[exists], *boxes, flip=row.get("flip", "").strip() in ("1", "True", "true"), masks=masks)
+        )
     return made
+
+
+VOC_CLASSES = (
+    *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
+    *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
+)
+
+
+def voc_label(category: str, where: str) -> int:
+    """What the pixels of a class are in PASCAL VOC's SegmentationClass pictures, 1 to 20, from its name or that number."""
+    numbers = {name: i for i, name in enumerate(VOC_CLASSES, 1)} | {str(i): i for i in range(1, len(VOC_CLASSES) + 1)}
+    if category not in numbers:
+        raise UserError(
+            f"{where}: the class {category!r} is none of PASCAL VOC's: a name such as aeroplane, or a number from 1 to {len(VOC_CLASSES)}, is expected."
+        )
+    return numbers[category]
 
 
 def pf_willow(root: Path, pairs: Path | None, split: str) -> list[SemanticPair]:
@@ -86,17 +148,26 @@ def plain(root: Path) -> list[SemanticPair]:
             text = image.with_suffix(".txt")
             if not text.is_file():
                 raise UserError(f"{image} has no keypoints beside it: {text.name} is missing.")
-            try:
-                points[image.relative_to(root).as_posix()] = np.array(
-                    [[float(v) for v in line.split()] for line in text.read_text().split("\n") if line.strip()]
-                )
-            except ValueError as e:
-                raise UserError(f'{text} is malformed: a row "x y" for each keypoint is expected.') from e
-        shapes = {xy.shape for xy in points.values()}
-        if len(shapes) > 1 or any(len(shape) != 2 or shape[1] != 2 for shape in shapes):
-            raise UserError(f'{folder}: its keypoint files differ in their rows, or do not hold "x y"; row k must be the same part in every image.')
+            points[image.relative_to(root).as_posix()] = rows_xy(text)
+        if len({len(xy) for xy in points.values()}) > 1:
+            raise UserError(f"{folder}: its keypoint files differ in their rows; row k must be the same part in every image.")
         made += [SemanticPair(a, b, folder.name, points[a], points[b]) for a in points for b in points if a != b]
     return made
+
+
+def rows_xy(path: Path) -> np.ndarray:
+    """(K, 2) of a text file with rows "x y".
+
+    Raises:
+      UserError: it cannot be read, or a row is not two numbers.
+    """
+    try:
+        rows = [[float(v) for v in line.split()] for line in path.read_text().split("\n") if line.strip()]
+    except (OSError, ValueError):
+        rows = [[]]
+    if any(len(row) != 2 for row in rows):
+        raise UserError(f'{path} is malformed: a row "x y" for each keypoint is expected.')
+    return np.array(rows).reshape(-1, 2)
 
 
 VARIATIONS = ("viewpoint_variation", "scale_variation", "truncation", "occlusion")

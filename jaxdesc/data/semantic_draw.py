@@ -27,12 +27,18 @@ class RawKeypointPair:
     valid: Array  # (..., K) bool
     flip: Array  # (...,) bool: both images, and the keypoints with them, are to be mirrored
     warped: Array  # (...,) bool: canvas2 is canvas1 again, image 1 is to be a warp of it, and the keypoints are still to be made
+    mask1: Array | None = None  # (..., C, C) bool on canvas1: of the object; None where no pair of the run has masks
+    mask2: Array | None = None
 
 
 def keypoint_grid(count: int) -> Array:
     """(count, 2) unit positions: the centres of the cells of the largest square grid of no more than `count`, row by row, then padding of zeros."""
     side = math.isqrt(count)
     return jnp.zeros((count, 2)).at[: side**2].set(tps.unit_grid(side, side).reshape(-1, 2))
+
+
+def _gray(mask: Array) -> Array:
+    return jnp.repeat(jnp.where(mask, 255, 0).astype(jnp.uint8)[..., None], 3, -1)
 
 
 def draw_keypoint_pair(key: Array, raw: RawKeypointPair, cfg: DrawConfig) -> dict[str, Array]:
@@ -54,6 +60,10 @@ def draw_keypoint_pair(key: Array, raw: RawKeypointPair, cfg: DrawConfig) -> dic
     grid, points = tps.unit_grid(*side), keypoint_grid(count)
     image1 = squashed_view(raw.canvas1, mirrored(tps.warp(grid, A, moved)))
     image2 = squashed_view(raw.canvas2, mirrored(grid))
+    masks = {}
+    if raw.mask1 is not None:
+        views = ((raw.canvas1, raw.mask1, tps.warp(grid, A, moved)), (raw.canvas2, raw.mask2, grid))
+        masks = {f"mask{i}": squashed_view(canvas.replace(image=_gray(mask)), mirrored(uv))[..., 0] for i, (canvas, mask, uv) in enumerate(views, 1)}
     given1, given2 = (mirrored(tps.unit_from_px(xy, c.size_hw)) for xy, c in ((raw.xy1_px, raw.canvas1), (raw.xy2_px, raw.canvas2)))
     there = tps.warp(points, A, moved)
     made = tps.inside(there) & (jnp.arange(count) < math.isqrt(count) ** 2)
@@ -63,6 +73,7 @@ def draw_keypoint_pair(key: Array, raw: RawKeypointPair, cfg: DrawConfig) -> dic
         **{"image1": colour_jitter(u[:COLOUR], image1, cfg), "image2": colour_jitter(u[COLOUR : 2 * COLOUR], image2, cfg)},
         **{f"xy{i}_px": jnp.where(valid[:, None], tps.px_from_unit(uv, side), 0.0) for i, uv in ((1, uv1), (2, uv2))},
         "valid": valid,
+        **masks,
     }
 
 

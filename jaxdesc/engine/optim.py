@@ -64,6 +64,6 @@ def make_optimizer(cfg: OptimConfig, steps: int, rates: Callable[[Any], Any] | N
         optax.clip_by_global_norm(cfg.clip_norm) if cfg.clip_norm else optax.identity(),
         *rules[cfg.name],
         optax.scale_by_learning_rate(learning_rate(cfg, steps)),
-        optax.stateless(lambda updates, _: jax.tree.map(jnp.multiply, updates, rates(updates))) if rates else optax.identity(),
+        *([optax.stateless(lambda updates, _: jax.tree.map(jnp.multiply, updates, rates(updates)))] if rates else []),
         parameter_average(cfg.ema_decay) if cfg.ema_decay else optax.identity(),
     )

@@ -133,7 +133,7 @@ def posed_scores(variables: Variables, pair: PosedPair, *, method: Method) -> tu
 
 def keypoint_scores(variables: Variables, pair: KeypointPair, *, method: Method) -> tuple[dict[str, tuple[Array, Array]], Correspondences]:
     """One pair: (sum, weight) of PCK, the share of the keypoints that are moved to within 0.05, 0.1, 0.15 of image 2's longer side of their true positions,
-    and of the parts of the method's loss.
+    the method's loss and its parts. Without true positions: the loss and its parts.
 
     Keypoints are moved by `Method.transfer` where the method has its own way, else by `look_up`.
     """
@@ -142,9 +142,11 @@ def keypoint_scores(variables: Variables, pair: KeypointPair, *, method: Method)
     else:
         xy2, score = method.transfer(variables, pair.image1, pair.image2, pair.xy1_px)
         matches = Correspondences(pair.xy1_px, xy2, score, jnp.zeros(len(score), jnp.int32), pair.valid)
-    _, (parts, _) = method.loss(variables, {"semantic": jax.tree.map(lambda x: x[None], pair)}, jax.random.key(0), False)
-    scores = {name: (value[0], jnp.ones(())) for name, value in parts.items()}
-    return scores | {f"pck@{alpha:g}": _share(near(pair, matches, alpha), pair.valid) for alpha in PCK_ALPHAS}, matches
+    per_example, (parts, _) = method.loss(variables, {"semantic": jax.tree.map(lambda x: x[None], pair)}, jax.random.key(0), False)
+    scores = {name: (value[0], jnp.ones(())) for name, value in {"loss": per_example, **parts}.items()}
+    if pair.xy2_px is not None:
+        scores |= {f"pck@{alpha:g}": _share(near(pair, matches, alpha), pair.valid) for alpha in PCK_ALPHAS}
+    return scores, matches
 
 
 SCORES = {Pair: homography_scores, PosedPair: posed_scores, KeypointPair: keypoint_scores}
@@ -172,9 +174,9 @@ def near(pair: KeypointPair, matches: Correspondences, alpha: float) -> Array:
 
 def right(pair: Pair | PosedPair | KeypointPair, matches: Correspondences) -> Array:
     """(N,) bool: the matches of one pair that a picture shows as right. With a homography: within 3 px of the truth. With a pose: within 5 px of the true
-    position, or, where that is not known, of the epipolar line. With common keypoints: within 0.1 of image 2's longer side."""
+    position, or, where that is not known, of the epipolar line. With common keypoints: within 0.1 of image 2's longer side, or all, where these are not known."""
     if isinstance(pair, KeypointPair):
-        return near(pair, matches, PCK_ALPHA)
+        return matches.valid if pair.xy2_px is None else near(pair, matches, PCK_ALPHA)
     if not isinstance(pair, PosedPair):
         return jnp.linalg.norm(apply_homography(pair.H_1to2, matches.xy1_px) - matches.xy2_px, axis=-1) <= RIGHT_PX
     on_line = epipolar_distance(pair.F_1to2, matches.xy1_px, matches.xy2_px) <= PCK_PX

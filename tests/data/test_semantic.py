@@ -1,6 +1,7 @@
 """Keypoint pairs: what is read, held out and left out, and what is drawn on the device."""
 
 import itertools
+import shutil
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from jaxdesc.config import DataConfig, DrawConfig, Source, WarpConfig
 from jaxdesc.data.builders import semantic as builder
 from jaxdesc.data.draw import draw_batch
 from jaxdesc.data.pipeline import open_data, to_canvas
-from jaxdesc.data.semantic import SemanticPair
+from jaxdesc.data.semantic import ObjectMask, SemanticPair
 from jaxdesc.data.semantic_draw import RawKeypointPair
 from jaxdesc.types import UserError
 
@@ -133,6 +134,124 @@ def test_mistakes_are_sentences(folder, tmp_path):
         builder.open_annotated("keypoints", str(tmp_path / "k"), 64, str(tmp_path / "cache"))
 
 
+# ---- masks
+
+
+def mask(path, pixels, mode="L"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.asarray(pixels, np.uint8)).convert(mode).save(path)
+
+
+BOX = np.zeros((50, 80), np.uint8)
+BOX[10:30, 20:40] = 7  # of photographs of 80 x 50 px; once they are shrunk to 64 x 40, rows 8 to 23, columns 16 to 31
+
+
+@pytest.fixture(scope="module")
+def masked(tmp_path_factory):
+    """Images 1 to 5 of one category, with masks; the first two have keypoints too."""
+    root = tmp_path_factory.mktemp("masked")
+    for n in range(1, 6):
+        image(root / "images" / "cat" / f"{n}.png", (80, 50), n)
+        mask(root / "masks" / "cat" / f"{n}.png", np.roll(BOX, n, 1))
+    for n in (1, 2):
+        (root / "images" / "cat" / f"{n}.txt").write_text(f"{n} 1\n4 5\n")
+    listed = "\n".join(f"cat/{a}.png cat/{b}.png" for a in range(1, 6) for b in range(1, 6))  # half of them are the same the other way round
+    (root / "pairs.txt").write_text(listed)
+    return root
+
+
+@pytest.fixture(scope="module")
+def masked_set(masked, tmp_path_factory):
+    return builder.open_annotated("masks", str(masked), 64, str(tmp_path_factory.mktemp("cache")))
+
+
+def test_folder_with_masks(masked_set):
+    found = every(masked_set.train) + every(masked_set.validation)
+    pairs = names(masked_set.train) + names(masked_set.validation)
+    held_out = {n for pair in names(masked_set.validation) for n in pair}
+    assert len(held_out) == 2 and sorted(pairs) == sorted(
+        (a, b) for a in range(1, 6) for b in range(1, 6) if a != b and ({a, b} <= held_out or not {a, b} & held_out)
+    )
+    for p, ends in zip(found, pairs, strict=True):
+        for i, n in enumerate(ends, 1):
+            assert p[f"mask{i}"].dtype == bool and p[f"mask{i}"].shape == (40, 64)
+            slow = np.roll(BOX, n, 1) > 0
+            for y, x in ((7, 20), (8, 20), (23, 20), (24, 20), (12, 14), (12, 22), (12, 30), (12, 38)):
+                over = slow[int(y * 1.25 + 0.625), int(x * 1.25 + 0.625)]  # the pixel that the middle of the small one lies on
+                assert p[f"mask{i}"][y, x] == over
+        assert len(p["xy1_px"]) == len(p["xy2_px"]) == (2 if set(ends) == {1, 2} else 0), "keypoints are not needed"
+    assert masked_set.masked and any(f"{len(found)} of the {len(found)} pairs have masks" in line for line in masked_set.report)
+
+
+def test_pairs_without_masks_are_all_object(masked, folder, tmp_path):
+    data = DataConfig(
+        semantic=(Source("masks", str(masked)), Source("photos", str(folder))),
+        **{"synthetic_per_batch": 0, "real_per_batch": 0, "semantic_per_batch": 4, "canvas_px": 64, "common_keypoints": 4, "threads": 1},
+        cache=str(tmp_path),
+    )
+    raw = open_data(data, 0).validation_semantic(3)
+    assert raw.warped.tolist() == [False, True, False]
+    for k in range(3):
+        for area in (raw.mask1[k], raw.mask2[k]):
+            assert area.shape == (64, 64) and area.all() == raw.warped[k]
+    assert not raw.mask1[0][:40].all() and raw.mask1[0][40:].all()
+
+
+def test_pf_pascal_with_voc_masks(pascal, tmp_path):
+    """Masks are of the pair's class, 6 being bus; pairs with masks need no keypoints in common, and no annotations at all."""
+    root = tmp_path / "pascal"
+    shutil.copytree(pascal, root)
+    classes = np.zeros((40, 60), np.uint8)
+    classes[:20, :30], classes[20:] = 6, 15
+    for n in (1, 2, 3):
+        mask(root / "VOC2012" / "SegmentationClass" / f"{n}.png", classes, "P")
+    found = builder.open_annotated("pf-pascal", str(root), 64, str(tmp_path / "cache"))
+    assert names(found.train) == [(1, 2), (1, 2), (1, 3)] and found.masked
+    np.testing.assert_array_equal(found.train[0]["mask1"], classes == 6)
+    shutil.rmtree(root / "Annotations")
+    bare = builder.open_annotated("pf-pascal", str(root), 64, str(tmp_path / "cache"))
+    assert names(bare.train) == names(found.train) and bare.train[0]["xy1_px"].shape == (0, 2)
+    listed = (root / "train_pairs.csv").read_text()
+    (root / "train_pairs.csv").write_text(listed.replace(",6,", ",22,"))
+    with pytest.raises(UserError, match=r"train_pairs\.csv, line 2: the class '22' is none of PASCAL VOC's"):
+        builder.open_annotated("pf-pascal", str(root), 64, str(tmp_path / "cache"))
+    (root / "train_pairs.csv").write_text(listed.replace(",6,", ",bicycle,"))
+    with pytest.raises(UserError, match=r"The mask .*1\.png is empty: no pixel has the number 2 of the object's class"):
+        builder.open_annotated("pf-pascal", str(root), 64, str(tmp_path / "cache"))
+
+
+def test_bad_masks_are_named(tmp_path):
+    path = tmp_path / "m.png"
+    read = ObjectMask(path, None).read
+    with pytest.raises(UserError, match=r"There is no mask .*m\.png"):
+        read((50, 80))
+    path.write_bytes(b"nothing")
+    with pytest.raises(UserError, match=r"The mask .*m\.png cannot be read"):
+        read((50, 80))
+    mask(path, BOX)
+    np.testing.assert_array_equal(read((50, 80)), BOX > 0)
+    with pytest.raises(UserError, match=r"m\.png is 80x50 px, but its image is 50x80 px"):
+        read((80, 50))
+    mask(path, 0 * BOX)
+    with pytest.raises(UserError, match=r"m\.png is empty: all its pixels are 0"):
+        read((50, 80))
+    mask(path, BOX, "RGB")
+    with pytest.raises(UserError, match=r"m\.png has 3 channels"):
+        read((50, 80))
+
+
+def test_keypoints_beside_masks_must_agree(masked, tmp_path):
+    root = tmp_path / "masked"
+    shutil.copytree(masked, root)
+    for text in ("1 1 2 2\n", "1 x\n"):
+        (root / "images" / "cat" / "2.txt").write_text(text)
+        with pytest.raises(UserError, match=r"2\.txt is malformed"):
+            builder.with_masks(root)
+    (root / "images" / "cat" / "2.txt").write_text("1 1\n")
+    with pytest.raises(UserError, match=r"1\.txt and .*2\.txt have 2 and 1 rows"):
+        builder.with_masks(root)
+
+
 # ---- batches
 
 
@@ -238,6 +357,22 @@ def test_a_pair_is_drawn_by_its_slot():
         np.testing.assert_allclose(one[i].image1, other[j].image1, atol=1e-6)
         np.testing.assert_allclose(one[i].xy2_px, other[j].xy2_px, atol=1e-4)
     assert np.abs(one[0].image1 - one[2].image1).max() > 0.05 and one[0].slot == 4
+
+
+def test_masks_are_drawn_along():
+    """Masks of what is right of the middle, of 64 columns, and below the middle: they are squashed and mirrored as the images are."""
+    areas = np.ones((2, 64, 64), bool)
+    areas[0, :, :32], areas[1, :32] = False, False
+    raw = raw_pair((40, 64), (64, 30)).replace(mask1=areas[0], mask2=areas[1])
+    flips = []
+    for pair, flip in drawn(0, raw, raw, raw, raw):
+        flips.append(flip)
+        assert pair.mask1.shape == pair.mask2.shape == (SIDE, SIDE)
+        right = pair.mask1[:, ::-1] if flip else pair.mask1
+        np.testing.assert_allclose(right, np.broadcast_to(np.arange(SIDE) >= SIDE / 2, (SIDE, SIDE)), atol=1e-3)
+        np.testing.assert_allclose(pair.mask2, np.broadcast_to(np.arange(SIDE)[:, None] >= SIDE / 2, (SIDE, SIDE)), atol=1e-3)
+        np.testing.assert_array_equal(pair.mask1 > 0.5, pair.image1[..., 0] > 0.5)
+    assert 0 < sum(flips) < len(flips)
 
 
 # ---- configurations

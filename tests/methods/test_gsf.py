@@ -1,6 +1,7 @@
 """GSF as a method: where it starts, what its stages change, what identical and too small images give."""
 
 import dataclasses
+import runpy
 from functools import partial
 from pathlib import Path
 
@@ -9,13 +10,17 @@ import numpy as np
 import optax
 import pytest
 from flax import struct
+from PIL import Image
 
-from jaxdesc import config
+from jaxdesc import config, figures
 from jaxdesc.config import ExperimentConfig
 from jaxdesc.methods import gsf
 from jaxdesc.methods.gsf import Config, infer, network, stages
 from jaxdesc.methods.gsf.loss import end_point_errors, gsf_loss, pair_losses
 from jaxdesc.methods.gsf.network import Alignment
+from jaxdesc.ops import flow
+from jaxdesc.predictor import Predictor
+from jaxdesc.store.flow import read_flo
 from jaxdesc.types import Pair, UserError
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -109,6 +114,17 @@ def test_starts(variables):
         assert any(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(gradient[module])), module
 
 
+def test_masks_of_a_pair_reach_its_silhouette_loss_alone(variables):
+    """Matches between object and background count against L_sil; a pair whose masks are all of the object is a pair without masks."""
+    params, rest = split(variables)
+    one = PAIR.replace(mask1=MASKS & [[[True]], [[False]]] | [[[False]], [[True]]], mask2=np.roll(MASKS, 8, 2) | [[[False]], [[True]]])
+    (_, (_, parts, _)), _ = PRUNING(params, rest, one)
+    (_, (_, bare, _)), _ = PRUNING(params, rest, PAIR.replace(mask1=MASKS | True, mask2=MASKS | True))
+    assert parts["L_sil"][0] > 0.01 > 1e-6 > parts["L_sil"][1]
+    np.testing.assert_allclose(parts["L_sil"][1], bare["L_sil"][1])
+    np.testing.assert_array_equal(parts["L_geo"], bare["L_geo"])
+
+
 def test_first_stage_moves_the_pruning_network_alone(variables):
     """Gradients behind a sigmoid of 10 are tiny, and 0 before conv8 at first; Adam moves it all the same, and then the layers before it."""
     params, rest = split(variables)
@@ -136,6 +152,10 @@ def test_one_batch_is_learned(variables):
         params, state = update(params, state, gradient)
         losses.append(float(loss))
     assert losses[-1] < losses[0] - 0.05
+
+
+def predictor_of(variables):
+    return Predictor("gsf", TINY, variables, "tiny")
 
 
 losses_jit = jax.jit(pair_losses, static_argnums=4)
@@ -224,7 +244,53 @@ def test_matching_photographs(variables):
     np.testing.assert_array_equal(sure.valid, found.valid & alignment.selected.any(-1).reshape(-1))
     dense = infer.dense(variables, image1, image2, net=NET)
     assert dense.shape == (24, 40, 2)
-    np.testing.assert_allclose(dense[7, 11], infer.transfer(variables, image1, image2, np.array([[11.0, 7.0]]), net=NET)[0], atol=1e-4)
+    moved = predictor_of(variables).transfer(image1, image2, np.array([[11.0, 7.0], [30.0, 20.0]]))
+    np.testing.assert_allclose(moved, [dense[7, 11], dense[20, 30]], atol=1e-3)
+
+
+def test_keypoints_move_along_the_flow(variables):
+    xy = RNG.uniform(-0.5, SIDE - 0.5, (7, 2)).astype(np.float32)
+    there, score = jax.jit(gsf.build(TINY).transfer, compiler_options=QUICK)(variables, IMAGES[0], IMAGES[1], xy)
+    found = infer.alignment(variables, IMAGES[0], IMAGES[1], net=NET)
+    np.testing.assert_allclose(there, infer.moved(found.flow, xy, (SIDE, SIDE), (SIDE, SIDE)), atol=1e-3)
+    np.testing.assert_allclose(score, [found.refined[int((y + 0.5) // 8), int((x + 0.5) // 8)].max() for x, y in xy], atol=1e-5)
+    assert np.abs(there - xy).max() > 1
+
+
+def test_identical_images(variables):
+    """What the networks give is 0 only in the mean, weighted by the mass of the matches; two images that are the same do not move all the same."""
+    image = 0.5 + 0.02 * RNG.uniform(size=(37, 50, 3)).astype(np.float32)  # cells that look alike
+    found = infer.alignment(variables, image, image.copy(), net=NET)
+    assert not found.flow.any() and not found.guidance.any()
+    xy = RNG.uniform(0, 36, (5, 2)).astype(np.float32)
+    np.testing.assert_allclose(predictor_of(variables).transfer(image, image, xy), xy, atol=1e-4)
+    y, x = np.mgrid[:37, :50]
+    np.testing.assert_allclose(gsf.build(TINY).dense(variables, image, image), np.stack([x, y], -1), atol=1e-4)
+    G, mass = flow.sparse_guidance(found.refined, found.selected, (GRID, GRID))
+    assert np.abs(G).max() > 0.1 and found.selected.sum() > GRID**2
+    np.testing.assert_allclose((G * mass[..., None]).sum((0, 1)), 0, atol=1e-3)
+    nearly = infer.alignment(variables, image, image + np.float32(1e-6), net=NET)
+    assert np.abs(nearly.flow).max() > 0.01
+
+
+def test_match_verb_writes_the_flow(variables, tmp_path):
+    """The dense flow is the method's own, at every pixel; images are warped by it, source to target by that of the other direction."""
+    predictor = predictor_of(variables)
+    images = [(255 * RNG.uniform(size=(h, w, 3))).astype(np.uint8) for h, w in ((24, 40), (33, 20))]
+    paths = [tmp_path / f"{name}.png" for name in "ab"]
+    for path, image in zip(paths, images, strict=True):
+        Image.fromarray(image).save(path)
+    out = {name: tmp_path / f"{name}.png" for name in ("warp", "alignment", "figure")} | {"out": tmp_path / "m.npz", "dense": tmp_path / "f.flo"}
+    match_pair = runpy.run_module("jaxdesc.match", run_name="verb")["match_pair"]
+    count = match_pair(predictor, paths, predictor.options(confident=True), None, out)
+    expected = gsf.build(TINY).dense(variables, *images)
+    y, x = np.mgrid[:24, :40]
+    np.testing.assert_allclose(read_flo(out["dense"])[0], expected - np.stack([x, y], -1), atol=1e-4)
+    np.testing.assert_array_equal(np.asarray(Image.open(out["warp"])), figures.warp(images[1], expected))
+    assert len(np.load(out["out"])["corres"]) == count
+    back = figures.warp(images[0], gsf.build(TINY).dense(variables, *images[::-1]))
+    matches = predictor.match(*images, confident=True)
+    np.testing.assert_array_equal(np.asarray(Image.open(out["alignment"])), figures.alignment(*images, back, matches.xy1, matches.xy2))
 
 
 def test_points_between_and_beyond_the_centres():
@@ -285,7 +351,7 @@ def test_rates_of_the_stages(variables):
         ({"trained": ("conv5",)}, "config.method.trained names 'conv5'"),
         ({"rho": 1.5}, "config.method.rho = 1.5"),
         ({"gauss": "round"}, "config.method.gauss = 'round' must be one of width, variance"),
-        ({"weights": "resnet.pth"}, "must be imagenet:FILE"),
+        ({"weights": "resnet.pth"}, "imagenet:FILE"),
     ],
 )
 def test_bad_configurations(changes, message):

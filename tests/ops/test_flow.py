@@ -13,7 +13,11 @@ RNG = np.random.default_rng(0)
 dense_guidance = jax.jit(flow.dense_guidance, static_argnames=("target_hw", "convention", "order"))
 reconstruction_loss = jax.jit(flow.reconstruction_loss, static_argnames=("window", "weight"))
 classification_loss = jax.jit(flow.classification_loss, static_argnames="window")
-unit_features, correlation, mutual_confidence = jax.jit(flow.unit_features), jax.jit(flow.correlation), jax.jit(flow.mutual_confidence, static_argnames="power")
+unit_features, correlation, mutual_confidence = (
+    jax.jit(flow.unit_features),
+    jax.jit(flow.correlation),
+    jax.jit(flow.mutual_confidence, static_argnames=("power", "contrast")),
+)
 H, W, H2, W2, D = 5, 4, 3, 6, 7
 TARGET = (H2, W2)
 CELLS = [(x, y) for y in range(H) for x in range(W)]
@@ -41,12 +45,12 @@ def test_features_and_correlation():
     assert np.isfinite(jax.grad(lambda f: unit_features(f).sum())(jnp.zeros((2, 2, D)))).all()
 
 
-@pytest.mark.parametrize("power", [0, 1])
-def test_mutual_confidence(power):
+@pytest.mark.parametrize(("power", "contrast"), [(0, 1.0), (1, 1.0), (0, 3.5)])
+def test_mutual_confidence(power, contrast):
     C = RNG.uniform(0, 1, (H, W, H2 * W2)).astype(np.float32)
     rows = C.reshape(H * W, -1).astype(np.float64)
-    expected = [[c**2 / ((row.max() + 1e-5) * (column.max() + 1e-5)) * c**power for c, column in zip(row, rows.T, strict=True)] for row in rows]
-    ours = np.asarray(mutual_confidence(C, power)).reshape(H * W, -1)
+    expected = [[(c**2 / ((row.max() + 1e-5) * (column.max() + 1e-5))) ** contrast * c**power for c, column in zip(row, rows.T, strict=True)] for row in rows]
+    ours = np.asarray(mutual_confidence(C, power, contrast)).reshape(H * W, -1)
     np.testing.assert_allclose(ours, expected, rtol=1e-5)
     if power == 0:
         mutual = (rows == rows.max(1, keepdims=True)) & (rows == rows.max(0))
@@ -55,7 +59,8 @@ def test_mutual_confidence(power):
     kept = (np.array(expected) > 0.9).any(1).mean()
     np.testing.assert_allclose(flow.density(ours.reshape(C.shape), 0.9), kept, rtol=1e-6)
     assert 0 < kept < 1
-    assert not np.asarray(mutual_confidence(np.zeros_like(C), power)).any()
+    assert not np.asarray(mutual_confidence(np.zeros_like(C), power, contrast)).any()
+    assert np.isfinite(jax.grad(lambda c: mutual_confidence(c, power, contrast).sum())(np.where(C > 0.5, C, 0))).all()
 
 
 def slow_guidance(Q, selected):

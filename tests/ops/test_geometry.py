@@ -91,4 +91,6 @@ class Variants(chex.TestCase):
 
 def test_gradients_match_finite_differences():
     xy = jnp.array([[3.0, 4.0], [10.0, 2.0]])
-    jax.test_util.check_grads(lambda H: geometry.apply_homography(H, xy), (jnp.array(random_homography(6)),), order=1, modes="rev", eps=1e-2, rtol=0.05, atol=0.5)
+    jax.test_util.check_grads(
+        lambda H: geometry.apply_homography(H, xy), (jnp.array(random_homography(6)),), order=1, modes="rev", eps=1e-2, rtol=0.05, atol=0.5
+    )

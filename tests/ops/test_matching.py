@@ -42,7 +42,9 @@ def test_identical_images_match_themselves():
 
 def matches(xy1, xy2, valid):
     n = len(xy1)
-    return Correspondences(xy1_px=jnp.array(xy1, jnp.float32), xy2_px=jnp.array(xy2, jnp.float32), score=jnp.ones(n), code=jnp.zeros(n, jnp.int32), valid=jnp.array(valid))
+    return Correspondences(
+        xy1_px=jnp.array(xy1, jnp.float32), xy2_px=jnp.array(xy2, jnp.float32), score=jnp.ones(n), code=jnp.zeros(n, jnp.int32), valid=jnp.array(valid)
+    )
 
 
 def test_accuracy_by_hand():

@@ -13,6 +13,8 @@ starts, the losses' weights and neighbourhoods, the warps and the two stages are
 | the losses together                                | methods.gsf.loss.gsf_loss                  | tests/methods/test_gsf.py     |
 | two stages, synthetic pairs first                  | methods.gsf.stages.schedule, rates         | tests/methods/test_gsf.py     |
 | random affine and TPS warps                        | ops.tps.warp, data.warped_draw             | tests/data/test_warped_draw.py |
+| masks of the objects                               | data.builders.semantic, data.semantic_draw | tests/data/test_semantic.py   |
+| dense flow, keypoints, figures of section 3        | methods.gsf.infer, figures.alignment       | tests/methods/test_gsf.py     |
 """
 
 from dataclasses import dataclass
@@ -21,7 +23,7 @@ from typing import ClassVar
 
 from jaxdesc.config import Stage, option
 from jaxdesc.methods.gsf import infer, loss, network, stages
-from jaxdesc.nets.resnet import DEPTHS, tapped_channels
+from jaxdesc.nets.resnet import DEPTHS, check_weights, tapped_channels
 from jaxdesc.types import Method, UserError
 
 TRAINED = ("layer1", "layer2", "layer3", "layer4")
@@ -37,7 +39,11 @@ class Config:
     backbone: str = option("resnet101", "of the features", choices=tuple(f"resnet{depth}" for depth in DEPTHS))
     width: int = option(64, "channels of the backbone's stem; 64 in ResNets", at_least=1)
     tap: str = option("layer3", "the activation that is the feature map: layer3 is conv4_23 of a ResNet-101, at 1/16")
-    weights: str = option("", "what training starts from: imagenet:FILE with a torchvision or timm ResNet (.pth or .safetensors); empty: random numbers")
+    weights: str = option(
+        "",
+        "what training starts from: imagenet:FILE with a torchvision or timm ResNet (.pth or .safetensors); caps:PATH with a workdir or a weight file of CAPS, "
+        "whose ResNet ends with layer3; empty: random numbers",
+    )
     trained: tuple[str, ...] = option(("layer3",), "stages of the backbone that learn when everything learns; batch statistics never change")
     grid: int = option(
         20, "cells a side that images are cut into; images are squashed to squares of so many times the stride of the tap (fact: 20)", at_least=2
@@ -47,7 +53,9 @@ class Config:
     dtype: str = option("float32", "of the networks' computation; volumes and losses are float32", choices=("float32", "bfloat16"))
 
     confidence_power: int = option(0, "power of C by which the ratio product of Q is multiplied: 0, or 1 as in NC-Net", at_least=0)
-    confidence_contrast: float = option(1.0, "power that the ratio product of Q is raised to; the density at the start, 0.75 in the paper, tells a good one", at_least=1)
+    confidence_contrast: float = option(
+        1.0, "power that the ratio product of Q is raised to; the density at the start, 0.75 in the paper, tells a good one", at_least=1
+    )
     rho: float = option(0.9, "matches of a greater confidence count (fact)", above=0, at_most=1)
     guide_width: float = option(5.0, "c_P, cells: Gaussian of the interpolation of the guidance (fact: 5)", above=0)
     modulation_width: float = option(5.0, "c_M, cells: Gaussian around the guidance that modulates the correlation (fact: 5)", above=0)
@@ -92,10 +100,7 @@ class Config:
         side = network.side_px(self)
         if config.data.semantic_per_batch and config.draw.crop_px != side:
             raise UserError(f"config.draw.crop_px = {config.draw.crop_px} must be {side}: {self.grid} cells of {side // self.grid} px, those of {self.tap}.")
-        if self.weights and not self.weights.startswith("imagenet:"):
-            raise UserError(f"config.method.weights = {self.weights!r} must be imagenet:FILE, or empty.")
-        if self.weights and self.width != 64:
-            raise UserError(f"config.method.width = {self.width} must be 64 where config.method.weights names a ResNet's weights.")
+        check_weights(self.weights, self.width)
 
 
 def build(cfg: Config, axis_name: str | None = None, pruning_only: bool = False) -> Method:
@@ -106,4 +111,6 @@ def build(cfg: Config, axis_name: str | None = None, pruning_only: bool = False)
         loss=partial(loss.gsf_loss, net=net, cfg=cfg, pruning_only=pruning_only, axis_name=axis_name),
         describe=partial(network.describe, net),
         match=partial(infer.match, net=net),
+        transfer=partial(infer.transfer, net=net),
+        dense=partial(infer.dense, net=net),
     )

@@ -4,12 +4,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from scipy.ndimage import map_coordinates
 
 from jaxdesc.methods.gsf import network
 from jaxdesc.methods.gsf.network import Alignment, GsfNet
 from jaxdesc.ops import frames
+from jaxdesc.ops.flow import carried
 from jaxdesc.types import Array, Correspondences, UserError, Variables
 
 _align = jax.jit(network.align, static_argnames="net")
@@ -58,15 +60,26 @@ def moved(flow: np.ndarray, xy1: np.ndarray, size1_hw: tuple[int, int], size2_hw
     return frames.rescaled((cells + step).reshape(np.shape(xy1)), (h, w), size2_hw)
 
 
-def transfer(variables: Variables, image1: Array, image2: Array, xy1_px: Array, *, net: GsfNet) -> np.ndarray:
-    """Where points (..., 2) px of image 1 are in image 2, (..., 2) float32 px; may lie outside it. Arguments and errors as in `alignment`."""
-    return moved(alignment(variables, image1, image2, net=net).flow, xy1_px, np.shape(image1)[:2], np.shape(image2)[:2])
+def transfer(variables: Variables, image1: Array, image2: Array, xy1_px: Array, *, net: GsfNet) -> tuple[Array, Array]:
+    """Keypoints of image 1 in image 2, moved along the flow: bilinear between the centres of the cells, constant beyond the outermost.
+
+    Args:
+      image1, image2: (side, side, 3) float32 in [0, 1], squashed to squares of `side_px`. xy1_px: (N, 2).
+    Returns:
+      (N, 2) px of image 2, and (N,) max_j Q'[i, j] of the cell i that a point lies in.
+    """
+    found = network.align(net, variables, image1[None], image2[None])
+    cell_px, last = image1.shape[0] / net.cfg.grid, net.cfg.grid - 1
+    cells = (xy1_px + 0.5) / cell_px - 0.5
+    x, y = jnp.clip(jnp.round(cells), 0, last).astype(jnp.int32).T
+    return (carried(found.flow[0], cells) + 0.5) * cell_px - 0.5, found.refined[0].max(-1)[y, x]
 
 
 def dense(variables: Variables, image1: Array, image2: Array, *, net: GsfNet) -> np.ndarray:
-    """(H1, W1, 2) float32: `transfer` of every pixel of image 1."""
+    """(H1, W1, 2) float32: where every pixel of image 1 lies in image 2. Arguments and errors as in `alignment`."""
     y, x = np.mgrid[: np.shape(image1)[0], : np.shape(image1)[1]]
-    return transfer(variables, image1, image2, np.stack([x, y], -1).astype(np.float32), net=net)
+    found = alignment(variables, image1, image2, net=net)
+    return moved(found.flow, np.stack([x, y], -1).astype(np.float32), np.shape(image1)[:2], np.shape(image2)[:2])
 
 
 def match(

@@ -79,7 +79,7 @@ def gsf_loss(
     else:
         found = net.apply(full, source, target, False, not pruning_only, method="align")
     masks = None
-    if cfg.sil_masks and getattr(pair, "mask1", None) is not None:
+    if cfg.sil_masks and pair.mask1 is not None:
         masks = tuple(jax.vmap(lambda m: flow.mask_cells(m, (cfg.grid, cfg.grid), cfg.mask_share))(m) for m in (pair.mask1, pair.mask2))
     parts = jax.vmap(lambda *pair: pair_losses(*pair, cfg))(source, target, found, masks)
     factors = {"L_sil": 1.0, "L_geo": cfg.geo_factor, "L_M": cfg.match_factor, "L_sm": cfg.smooth_factor}
