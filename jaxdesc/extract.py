@@ -67,37 +67,6 @@ def _keys(path: Path) -> set[str]:
         return set(file)
 
 
-def keypoints_of(source: str, name: str, rgb, most: int) -> tuple[Any, int]:
-    """Features without descriptors, at most `most`, and how many keypoints of a file lie outside the image."""
-    import numpy as np
-
-    from jaxdesc.data import keypoints
-    from jaxdesc.store.features import Features, read_keypoints
-
-    size = (rgb.shape[1], rgb.shape[0])
-    if source in ("sift", "grid"):
-        found = keypoints.sift(rgb, most) if source == "sift" else keypoints.grid(rgb.shape[:2], most)
-        return Features(found.xy_px, np.zeros((len(found.score), 0), np.float32), found.score, found.scale_px if source == "sift" else None, size), 0
-    found, outside = read_keypoints(source, name, size)
-    return found.take(np.sort(np.argsort(-found.scores, kind="stable")[:most])), outside
-
-
-def described(predictor, rgb, found, scales: str):
-    """Features with their descriptors; of scales "all" one row for each keypoint and level, whose scale is the diameter that suits the level."""
-    import dataclasses
-
-    import numpy as np
-
-    from jaxdesc.predictor import SCALES, SUPPORT_PX
-
-    if scales == "own":
-        return dataclasses.replace(found, descriptors=predictor.describe_at(rgb, found.keypoints, found.scales))
-    descriptors = predictor.describe_at(rgb, found.keypoints, "all")
-    rows = found.take(np.repeat(np.arange(len(found)), len(SCALES)))
-    diameters = np.tile(SUPPORT_PX / np.array(SCALES, np.float32), len(found))
-    return dataclasses.replace(rows, descriptors=descriptors.reshape(len(rows), -1), scales=diameters.astype(np.float32))
-
-
 def extract_folder(
     predictor,
     images: Path,
@@ -119,16 +88,11 @@ def extract_folder(
     from tqdm import tqdm
 
     from jaxdesc.data.images import UnreadableImage, find_images, read_rgb
-    from jaxdesc.store.features import list_names
+    from jaxdesc.sparse import check_source, described, keypoints_of
     from jaxdesc.store.settings import claim
 
     root, names = (images.parent, [images.name]) if images.is_file() else (images, find_images(images))
-    if source not in ("sift", "grid"):
-        if not Path(source).is_file():
-            raise UserError(f"--keypoints {source} must be sift, grid or a file of keypoints, and there is no such file.")
-        known = list_names(source)
-        if lacking := [name for name in names if name not in known]:
-            raise UserError(f"{source} holds no keypoints of {len(lacking)} of the {len(names)} images, such as {lacking[0]}: detect them first.")
+    check_source(source, names)
     settings = {"weights": predictor.digest, "format": kind, "keypoints": source, "max_keypoints": most, "scales": scales, "storage": storage}
     claim(out if kind != "colmap" else out.with_suffix(".h5"), settings, overwrite)
     sink = open_sink(kind, out, storage)

@@ -13,6 +13,7 @@ LEVELS = (
     ("methods",),
     ("engine", "data", "store", "report", "figures"),
     ("predictor",),
+    ("sparse",),
     ("evals",),
     ("loop",),
     ("cli", "train", "evaluate", "extract", "match", "convert", "benchmark", "sweep", "view"),

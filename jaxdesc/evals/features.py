@@ -67,32 +67,19 @@ def _rootsift(args: argparse.Namespace) -> tuple[dict[str, Any], Callable[[str, 
 
 
 def _trained(args: argparse.Namespace, names: Sequence[str]) -> tuple[dict[str, Any], Callable[[str, np.ndarray], Features]]:
-    from jaxdesc.data import keypoints
     from jaxdesc.predictor import load, tell
-    from jaxdesc.store.features import read_keypoints
+    from jaxdesc.sparse import check_source, described, keypoints_of
 
-    source = args.keypoints
-    if source not in ("sift", "grid"):
-        if not Path(source).is_file():
-            raise UserError(f"--keypoints {source} must be sift, grid or a file of keypoints, and there is no such file.")
-        known = list_names(source)
-        if lacking := [name for name in names if name not in known]:
-            raise UserError(f"{source} holds no keypoints of {len(lacking)} of the {len(names)} images, such as {lacking[0]}: detect them first.")
+    check_source(args.keypoints, names)
     predictor = load(args.weights)
 
     def features_of(name: str, rgb: np.ndarray) -> Features:
-        size = (rgb.shape[1], rgb.shape[0])
-        if source in ("sift", "grid"):
-            found = keypoints.sift(rgb, args.max_keypoints) if source == "sift" else keypoints.grid(rgb.shape[:2], args.max_keypoints)
-            scales = found.scale_px if source == "sift" else None
-            return Features(found.xy_px, predictor.describe_at(rgb, found.xy_px, scales), found.score, scales, size)
-        inside, outside = read_keypoints(source, name, size)
+        found, outside = keypoints_of(args.keypoints, name, rgb, args.max_keypoints)
         if outside:
             tell(f"{outside} keypoints of {name} outside the image dropped.")
-        bare = top(inside, args.max_keypoints)
-        return Features(bare.keypoints, predictor.describe_at(rgb, bare.keypoints, bare.scales), bare.scores, bare.scales, size)
+        return described(predictor, rgb, found)
 
-    return {"method": f"{predictor.source} on {source}", "weights": predictor.digest, "keypoints": source}, features_of
+    return {"method": f"{predictor.source} on {args.keypoints}", "weights": predictor.digest, "keypoints": args.keypoints}, features_of
 
 
 # ---- reading
@@ -159,13 +146,6 @@ def size_of(image: Path) -> tuple[int, int]:
 
 
 # ---- matching
-
-
-def top(features: Features, count: int | None) -> Features:
-    """The `count` keypoints of the highest scores, in their order; all for None."""
-    if count is None or count >= len(features):
-        return features
-    return features.take(np.sort(np.argsort(-features.scores, kind="stable")[:count]))
 
 
 def mutual_nearest(descriptors1: np.ndarray, descriptors2: np.ndarray, block_bytes: int = BLOCK_BYTES) -> tuple[np.ndarray, np.ndarray]:

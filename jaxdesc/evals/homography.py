@@ -14,6 +14,7 @@ from jaxdesc.evals.hpatches import HomographyPair, dataset_name, read_cache, rea
 from jaxdesc.evals.plane import ESTIMATORS, Measured, above, accuracy, against_count, measure, threshold_for
 from jaxdesc.evals.result import Curve, Result
 from jaxdesc.evals.two_view import error_auc
+from jaxdesc.store.features import top
 
 MMA_PX = tuple(range(1, 11))
 REPORTED_PX = (1, 3, 5, 10)
@@ -79,7 +80,7 @@ def score(args: argparse.Namespace, predictions: Path) -> list[Result]:
     root, measured, sizes = Path(args.data), [], {}
     start = time.perf_counter()
     for pair in tqdm(pairs, desc="scoring", unit="pair", dynamic_ncols=True):
-        f1, f2 = (features.top(read(name), args.top) for name in (pair.name1, pair.name2))
+        f1, f2 = (top(read(name), args.top) for name in (pair.name1, pair.name2))
         size1 = f1.image_size or sizes.setdefault(pair.name1, features.size_of(root / pair.name1))
         measured.append(measure(pair, f1, f2, size1, (ESTIMATORS[args.estimator], args.ransac_px)))
     seconds = time.perf_counter() - start
@@ -110,7 +111,7 @@ def _target(args: argparse.Namespace, pairs: Sequence[HomographyPair]) -> float 
         read, absent = features.available(Path(args.match_count), args.suffix, [name for pair in pairs for name in (pair.name1, pair.name2)])
         if absent:
             raise UserError(f"--match-count {args.match_count} holds no features of {named(absent)}.") from None
-        matched = (features.mutual_nearest(*(features.top(read(name), args.top).descriptors for name in (pair.name1, pair.name2))) for pair in pairs)
+        matched = (features.mutual_nearest(*(top(read(name), args.top).descriptors for name in (pair.name1, pair.name2))) for pair in pairs)
         count = float(np.mean([len(similarity) for _, similarity in matched]))
     if not 0 < count < np.inf:
         raise UserError(f"--match-count {args.match_count} must be above 0: a number of matches per pair, or a file of features that match.")

@@ -154,6 +154,13 @@ def read_npz(path: Path | str) -> Features:
 # ---- keypoints of any detector
 
 
+def top(features: Features, count: int | None) -> Features:
+    """The `count` keypoints of the highest scores, in their order; all for None."""
+    if count is None or count >= len(features):
+        return features
+    return features.take(np.sort(np.argsort(-features.scores, kind="stable")[:count]))
+
+
 def read_keypoints(path: Path | str, name: str, image_size: tuple[int, int]) -> tuple[Features, int]:
     """Keypoints that any detector left in an hloc HDF5 file (`name` says which image) or in the npz file of this image.
 

@@ -9,7 +9,7 @@ import pytest
 
 from jaxdesc.data.keypoints import root_sift
 from jaxdesc.evals import features
-from jaxdesc.store.features import Features, list_names, read_hdf5, write_hdf5, write_npz
+from jaxdesc.store.features import Features, list_names, read_hdf5, top, write_hdf5, write_npz
 from jaxdesc.types import UserError
 
 
@@ -54,10 +54,10 @@ def test_memory_does_not_grow_with_the_product():
 def test_top_keeps_the_order():
     rng = np.random.default_rng(1)
     found = some(rng, 9)
-    kept = features.top(found, 4)
+    kept = top(found, 4)
     rows = sorted(sorted(range(9), key=lambda k: -found.scores[k])[:4])
     np.testing.assert_array_equal(kept.keypoints, found.keypoints[rows])
-    assert features.top(found, None) is found and features.top(found, 20) is found
+    assert top(found, None) is found and top(found, 20) is found
 
 
 def test_reader_of_hdf5_and_npz(tmp_path):
