@@ -115,13 +115,20 @@ def test_sigterm_saves_and_exits_zero(tmp_path, cache):
 
 
 def test_stages_begin_with_an_optimiser_of_their_own_and_resume(tmp_path, cache, monkeypatch):
-    """Three steps in stages of two and one: the second one's Adam has seen one gradient; stopped between the stages, the run ends as if it had not been."""
+    """Three steps in stages of two and one: the second one's Adam has seen one gradient; stopped between the stages, the run ends as if it had not been. Scores on
+    other pairs than the last stage's are named after these pairs."""
 
     def plan(cfg):
-        return tuple(config.Stage(name, start, steps, cfg.data) for name, start, steps in (("first", 0, 2), ("second", 2, 1)))
+        other = dataclasses.replace(cfg.data, prefetch=1)
+        return config.Stage("first", 0, 2, other, "warped"), config.Stage("second", 2, 1, cfg.data)
 
     monkeypatch.setattr(loop.configs, "plan", plan)
-    loop.run(smoke(cache, 3), tmp_path / "whole")
+    scores = loop.run(smoke(cache, 3), tmp_path / "whole")
+    names = {"mma@1px", "mma@3px", "mma@5px", "matches"}
+    assert set(scores) == names | {f"warped/{name}" for name in names}
+    rows = [json.loads(line) for line in (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if row["split"] == "validation"] == [0, 2, 3]
+
     shutil.copytree(tmp_path / "whole", tmp_path / "part")
     shutil.rmtree(tmp_path / "part" / "checkpoints" / "3")
     loop.run(smoke(cache, 3), tmp_path / "part")
@@ -129,19 +136,6 @@ def test_stages_begin_with_an_optimiser_of_their_own_and_resume(tmp_path, cache,
         np.testing.assert_array_equal(a, b)
     counts = {step: {int(x) for x in leaves(tmp_path / "whole", step) if x.dtype.kind == "i"} for step in (2, 3)}
     assert counts == {2: {2}, 3: {1, 3}}  # step and the optimiser's own count
-
-
-def test_scores_of_another_stages_pairs_are_named_after_them(tmp_path, cache, monkeypatch):
-    def plan(cfg):
-        other = dataclasses.replace(cfg.data, prefetch=1)
-        return config.Stage("first", 0, 1, other, "warped"), config.Stage("second", 1, 1, cfg.data)
-
-    monkeypatch.setattr(loop.configs, "plan", plan)
-    scores = loop.run(smoke(cache), tmp_path / "run")
-    names = {"mma@1px", "mma@3px", "mma@5px", "matches"}
-    assert set(scores) == names | {f"warped/{name}" for name in names}
-    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    assert [row["step"] for row in rows if row["split"] == "validation"] == [0, 1, 2]
 
 
 def test_non_finite_loss_names_the_step_and_keeps_the_last_good_checkpoint(tmp_path, cache, monkeypatch):
