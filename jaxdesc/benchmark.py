@@ -179,7 +179,7 @@ def configuration(args: argparse.Namespace):
     lacking = {}
     for part in ("synthetic", "real", "posed", "semantic"):
         empty = [source.kind for source in getattr(cfg.data, part) if not source.path and source.kind not in ("embedded", "rendered")]
-        if getattr(cfg.data, f"{part}_per_batch") and empty:
+        if empty:
             print(f"config.data.{part} names no folder for {', '.join(empty)}: embedded data stands in.")
             lacking[part] = (config.Source(),)
     return dataclasses.replace(cfg, data=dataclasses.replace(cfg.data, **lacking))
