@@ -29,7 +29,7 @@ class Source:
 
     kind: str = option(
         "embedded",
-        "photographs: embedded, photos; pairs: embedded, pairs, sfm120k; posed pairs: embedded, rendered, colmap, megadepth; keypoint pairs: embedded, photos, keypoints, pf-pascal, pf-willow, spair",
+        "photographs: embedded, photos; pairs: embedded, pairs, sfm120k; posed pairs: embedded, rendered, colmap, megadepth; keypoint pairs: embedded, photos, keypoints, masks, pf-pascal, pf-willow, spair",
     )
     path: str = option("", "folder; empty for embedded data and for scenes rendered from it")
     weight: float = option(1.0, "share of the draws, relative to the other sources of the list", above=0)

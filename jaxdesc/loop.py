@@ -169,7 +169,7 @@ def run(cfg: configs.ExperimentConfig, workdir: str | Path) -> dict[str, float]:
     workdir = Path(workdir)
     main = jax.process_index() == 0
     plan = configs.plan(cfg)
-    sources = {stage.data: open_data(stage.data, cfg.train.seed) for stage in {stage.data: stage for stage in plan}.values()}
+    sources = {part: open_data(part, cfg.train.seed) for part in dict.fromkeys(stage.data for stage in plan)}
     if main:
         claim(workdir, cfg)
         for line in dict.fromkeys(line for data in sources.values() for line in data.report()):

@@ -201,8 +201,7 @@ class Predictor:
             raise UserError(f"The point ({x:g}, {y:g}) lies outside image 1, which has {sizes[0][1]} x {sizes[0][0]} px.")
         side = self.module.network.side_px(self.config)
         squares = [frames.resized(_unit(pixels), (side, side)) for pixels in given]
-        padded = np.zeros((-(-max(1, len(xy)) // POINTS) * POINTS, 2), np.float32)  # few shapes, few programs
-        padded[: len(xy)] = frames.rescaled(xy, sizes[0], (side, side))
+        padded = frames.filled_points(frames.rescaled(xy, sizes[0], (side, side)), POINTS)
         moved = np.asarray(self._transfer(self.variables, *squares, padded)[0])[: len(xy)]
         return frames.rescaled(moved, (side, side), sizes[1])
 

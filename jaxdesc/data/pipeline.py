@@ -75,7 +75,7 @@ class Data(NamedTuple):
         def collate(rows: Sequence[tuple]) -> RawBatch:
             rows = iter(rows)
             halves = {name: list(itertools.islice(rows, len(mine))) for name, _, _, _, mine in parts}
-            return {name: jax.tree.map(lambda *leaves: np.stack(leaves), *half) for name, half in halves.items() if half}
+            return {name: _stacked(half) for name, half in halves.items() if half}
 
         rows = grain.MapDataset.range(start * rows_per_batch, sys.maxsize).map(row)
         ahead = grain.ReadOptions(num_threads=config.threads, prefetch_buffer_size=max(rows_per_batch, 2 * config.threads))
@@ -84,25 +84,18 @@ class Data(NamedTuple):
 
     def validation_photos(self, count: int) -> Canvas:
         """`count` held-out photographs, the sources taking turns; begun again where there are fewer."""
-        held_out = [s.validation for s in self.photo_sets]
-        order = sorted((i, k) for k, source in enumerate(held_out) for i in range(len(source)))
-        canvases = [to_canvas(held_out[k][i]["image"], self.config.canvas_px) for i, k in itertools.islice(itertools.cycle(order), count)]
-        return jax.tree.map(lambda *leaves: np.stack(leaves), *canvases)
+        chosen = _in_turns([s.validation for s in self.photo_sets], count)
+        return _stacked([to_canvas(photo["image"], self.config.canvas_px) for photo in chosen])
 
     def validation_posed(self, count: int) -> RawPosedPair:
         """`count` held-out posed pairs, the sources taking turns, image 1 first; begun again where there are fewer. Poses are without noise."""
-        held_out = [_PosedViews(s.validation, s, (0.0, 0.0), (0,)) for s in self.posed_sets]
-        order = sorted((i, k) for k, source in enumerate(held_out) for i in range(0, len(source), 2))
-        chosen = [held_out[k][i] for i, k in itertools.islice(itertools.cycle(order), count)]
-        pairs = [self._raw_posed(pair, np.random.default_rng((_POSED, i))) for i, pair in enumerate(chosen)]
-        return jax.tree.map(lambda *leaves: np.stack(leaves), *pairs)
+        chosen = _in_turns([_PosedViews(s.validation, s, (0.0, 0.0), (0,)) for s in self.posed_sets], count, 2)
+        return _stacked([self._raw_posed(pair, np.random.default_rng((_POSED, i))) for i, pair in enumerate(chosen)])
 
     def validation_semantic(self, count: int) -> RawKeypointPair:
         """`count` held-out keypoint pairs, the sources taking turns; begun again where there are fewer."""
-        order = sorted((i, k) for k, source in enumerate(self.semantic_sets) for i in range(len(source.validation)))
-        chosen = [self.semantic_sets[k].validation[i] for i, k in itertools.islice(itertools.cycle(order), count)]
-        pairs = [self._raw_semantic(pair, np.random.default_rng((_SEMANTIC, i))) for i, pair in enumerate(chosen)]
-        return jax.tree.map(lambda *leaves: np.stack(leaves), *pairs)
+        chosen = _in_turns([s.validation for s in self.semantic_sets], count)
+        return _stacked([self._raw_semantic(pair, np.random.default_rng((_SEMANTIC, i))) for i, pair in enumerate(chosen)])
 
     def _synthetic_row(self, index: int) -> Canvas:
         return to_canvas(self.synthetic[index]["image"], self.config.canvas_px)
@@ -147,6 +140,16 @@ class Data(NamedTuple):
         canvases = {f"canvas{i}": to_canvas(pair[f"image{i}"], side) for i in (1, 2)}
         cameras = {name: pair[name] for name in ("K1", "K2", "R_1to2", "t_1to2", "depth_range")}
         return RawPosedPair(**canvases, **cameras, **padded, valid=np.arange(count) < len(chosen))
+
+
+def _in_turns(sources: Sequence[Sequence], count: int, step: int = 1) -> list:
+    """`count` elements, every `step`-th of each source: the first of each, then the second of each, ...; begun again where there are fewer."""
+    order = sorted((i, k) for k, source in enumerate(sources) for i in range(0, len(source), step))
+    return [sources[k][i] for i, k in itertools.islice(itertools.cycle(order), count)]
+
+
+def _stacked(examples: Sequence[Any]) -> Any:
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *examples)
 
 
 def open_data(data: DataConfig, seed: int) -> Data:

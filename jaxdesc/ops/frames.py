@@ -19,6 +19,12 @@ def filled(image: np.ndarray, step: int) -> np.ndarray:
     return np.pad(image, ((0, -h % step), (0, -w % step), (0, 0)), mode="reflect")
 
 
+def filled_points(xy: np.ndarray, step: int) -> np.ndarray:
+    """(N', 2) float32: points (N, 2) and then zeros, up to the next multiple of `step` above 0, for the same reason."""
+    xy = np.asarray(xy, np.float32)
+    return np.pad(xy, ((0, -(-max(1, len(xy)) // step) * step - len(xy)), (0, 0)))
+
+
 def fitted(size_hw: tuple[int, int], most: int) -> tuple[int, int]:
     """(H, W) with the longer side shrunk to at most `most`, aspect kept to the nearest pixel."""
     scale = min(1.0, most / max(size_hw))

@@ -75,6 +75,19 @@ def nearest(desc1: Array, desc2: Array, exists1: Array, exists2: Array, strip: i
     return index, score, exists1 & exists2[index] & (back[index] == jnp.arange(count))
 
 
+def nearest_cells(desc1: Array, desc2: Array, xy1: Array, xy2: Array, inside1: Array, inside2: Array, mutual: bool) -> Correspondences:
+    """Each cell of a descriptor map with the `nearest` one of another.
+
+    Args:
+      desc1: (H1, W1, D), desc2: (H2, W2, D). xy1: (H1 W1, 2), xy2: (H2 W2, 2) px of the cells, row by row. inside1, inside2: bool, which of them are on their image.
+      mutual: valid are only cells that choose each other; False: all that are on image 1.
+    Returns:
+      one row a cell of image 1; score: dot product; code 0.
+    """
+    index, score, chosen = nearest(desc1.reshape(-1, desc1.shape[-1]), desc2.reshape(-1, desc2.shape[-1]), inside1, inside2)
+    return Correspondences(xy1, xy2[index], score, jnp.zeros(len(xy1), jnp.int32), chosen if mutual else inside1)
+
+
 def encode_pose(scale, rotation_deg):
     """code = 8 rint(2 log2 scale) + rint(((-rotation) mod 360) / 45) mod 8, NumPy int64; PUMP's way to write how image 2 shows what image 1 shows."""
     return (8 * np.rint(2 * np.log2(scale)) + np.rint((-np.asarray(rotation_deg) % 360) / 45) % 8).astype(np.int64)

@@ -13,7 +13,7 @@ import numpy as np
 from jaxdesc.methods.caps import network
 from jaxdesc.methods.caps.matching import match_pair, similarities, window_shape
 from jaxdesc.ops import frames
-from jaxdesc.ops.matching import nearest
+from jaxdesc.ops.matching import nearest_cells
 from jaxdesc.ops.sampling import px_from_uv, sample, uv_from_px, uv_grid
 from jaxdesc.types import Array, Correspondences, UserError, Variables
 
@@ -44,11 +44,6 @@ def _filled(image: Array, name: str = "image") -> tuple[np.ndarray, tuple[int, i
     return frames.filled(pixels, STEP)[None], pixels.shape[:2]
 
 
-def _padded_points(xy: np.ndarray) -> np.ndarray:
-    xy = np.asarray(xy, np.float32)
-    return np.pad(xy, ((0, -len(xy) % POINTS), (0, 0)))
-
-
 @partial(jax.jit, static_argnames=("size_hw", "normalize"))
 def _at(coarse: Array, fine: Array, xy: Array, size_hw: tuple[int, int], normalize: bool) -> Array:
     uv = uv_from_px(xy, size_hw)
@@ -66,7 +61,7 @@ def describe_at(variables: Variables, image: Array, xy_px: Array, normalize: boo
     """
     pixels, _ = _filled(image)
     maps = _features(net, variables, pixels)
-    return _at(maps.coarse[0], maps.fine[0], _padded_points(xy_px), pixels.shape[1:3], normalize)[: len(xy_px)]
+    return _at(maps.coarse[0], maps.fine[0], frames.filled_points(xy_px, POINTS), pixels.shape[1:3], normalize)[: len(xy_px)]
 
 
 def _cells_inside(map_hw: tuple[int, int], frame_hw: tuple[int, int], size_hw: Array) -> tuple[Array, Array]:
@@ -79,8 +74,8 @@ def _cells_inside(map_hw: tuple[int, int], frame_hw: tuple[int, int], size_hw: A
 def _dense(desc1: Array, desc2: Array, size1_hw: Array, size2_hw: Array, frame1_hw, frame2_hw, mutual: bool) -> Correspondences:
     xy1, inside1 = _cells_inside(desc1.shape[:2], frame1_hw, size1_hw)
     xy2, inside2 = _cells_inside(desc2.shape[:2], frame2_hw, size2_hw)
-    index, score, chosen = nearest(desc1.reshape(-1, desc1.shape[-1]), desc2.reshape(-1, desc2.shape[-1]), inside1, inside2)
-    return Correspondences(xy1, xy2[index], score / 2, jnp.zeros(len(xy1), jnp.int32), chosen if mutual else inside1)
+    found = nearest_cells(desc1, desc2, xy1, xy2, inside1, inside2, mutual)
+    return found.replace(score=found.score / 2)  # a sum of two cosines
 
 
 def match(
@@ -207,7 +202,7 @@ def query(
     maps1, maps2 = (jax.tree.map(lambda m: m[0], _features(net, variables, pixels)) for pixels in (pixels1, pixels2))
     frame1, frame2 = pixels1.shape[1:3], pixels2.shape[1:3]
     inside = [_cells_inside(m.shape[:2], frame2, np.array(size2))[1] for m in maps2]
-    uv1 = uv_from_px(_padded_points(xy1), frame1)
+    uv1 = uv_from_px(frames.filled_points(xy1, POINTS), frame1)
     fine, coarse, score = _query_maps(maps1, maps2, uv1, *inside, window=cfg.window, search=search, similarity=cfg.similarity)
     n = len(xy1)
     xy2, coarse_xy2 = (np.asarray(px_from_uv(uv[:n], frame2)) for uv in (fine, coarse))

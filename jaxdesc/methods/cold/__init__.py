@@ -22,7 +22,6 @@ from jaxdesc.nets.resnet import DEPTHS, check_weights, tapped_channels
 from jaxdesc.types import Method, UserError
 
 LEAST_DIM = 4
-DIMS = (4, 8, 16, 32, 64, 128, 256, 512, 1024, 1536, 2048, 3072)  # of the channel study, supplementary, Table 1
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdesc.methods.cold import network
+from jaxdesc.nets.layers import l2_normalise
 from jaxdesc.ops import cells, frames
-from jaxdesc.ops.matching import nearest
+from jaxdesc.ops.matching import nearest_cells
 from jaxdesc.ops.sampling import bilinear
 from jaxdesc.types import Array, Correspondences, UserError, Variables
 
@@ -37,16 +38,10 @@ class MatchOptions:
 _cells = jax.jit(network.cells, static_argnames="net")
 
 
-def _padded(xy: np.ndarray) -> np.ndarray:
-    xy = np.asarray(xy, np.float32)
-    return np.pad(xy, ((0, -len(xy) % POINTS), (0, 0)))
-
-
 @jax.jit
 def _at(maps: Array, xy: Array) -> Array:
     h, w = maps.shape[:2]
-    d = bilinear(maps, jnp.clip(xy / cells.CELL_PX, 0, jnp.array([w - 1, h - 1])))
-    return d * jax.lax.rsqrt(jnp.maximum(jnp.sum(d * d, -1, keepdims=True), 1e-24))
+    return l2_normalise(bilinear(maps, jnp.clip(xy / cells.CELL_PX, 0, jnp.array([w - 1, h - 1]))))
 
 
 def describe_at(variables: Variables, image: Array, xy_px: Array, *, net: nn.Module) -> Array:
@@ -58,7 +53,7 @@ def describe_at(variables: Variables, image: Array, xy_px: Array, *, net: nn.Mod
       (N, D) float32.
     """
     pixels = frames.filled(frames.pixels(image), STEP)
-    return _at(_cells(net, variables, pixels[None])[0], _padded(xy_px))[: len(xy_px)]
+    return _at(_cells(net, variables, pixels[None])[0], frames.filled_points(xy_px, POINTS))[: len(xy_px)]
 
 
 @partial(jax.jit, static_argnames="mutual")
@@ -66,8 +61,7 @@ def _dense(desc1: Array, desc2: Array, size1_hw: Array, size2_hw: Array, mutual:
     (xy1, inside1), (xy2, inside2) = (
         (xy, (xy <= size_hw[::-1] - 1).all(-1)) for xy, size_hw in ((cells.centres(*d.shape[:2]), s) for d, s in ((desc1, size1_hw), (desc2, size2_hw)))
     )
-    index, score, chosen = nearest(desc1.reshape(-1, desc1.shape[-1]), desc2.reshape(-1, desc2.shape[-1]), inside1, inside2)
-    return Correspondences(xy1, xy2[index], score, jnp.zeros(len(xy1), jnp.int32), chosen if mutual else inside1)
+    return nearest_cells(desc1, desc2, xy1, xy2, inside1, inside2, mutual)
 
 
 def match(

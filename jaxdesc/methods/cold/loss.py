@@ -10,9 +10,8 @@ import jax.numpy as jnp
 from jaxdesc.nets.frozen import COLLECTION, thaw
 from jaxdesc.ops import masked
 from jaxdesc.ops.cells import correlation, cross_entropy, difficulty, nearest_cell, transfer
+from jaxdesc.ops.metrics import PCK_ALPHAS
 from jaxdesc.types import Array, Batch, KeypointPair, Variables
-
-ALPHAS = (0.05, 0.1, 0.15)  # of PCK
 
 
 def one_direction(desc1: Array, desc2: Array, xy1: Array, xy2: Array, valid: Array, side_px: int, cfg) -> tuple[Array, Array, Array]:
@@ -71,7 +70,7 @@ def cold_loss(variables: Variables, batch: Batch, key: Array, train: bool, *, ne
     per_example, entropy, distance = jax.vmap(one)(maps[:n], maps[n:], pair.xy1_px, pair.xy2_px, pair.valid)
     has_any, counts = pair.valid.any(1), jnp.maximum(pair.valid.sum(1), 1)
     parts = {"CE": entropy}
-    for alpha in ALPHAS:
+    for alpha in PCK_ALPHAS:
         share = ((distance <= alpha) & pair.valid).sum(1) / counts
         parts[f"pck@{alpha:g}"] = masked.mean_terms(share, has_any, axis_name if train else None)
     return per_example, (parts, kept)
