@@ -1,5 +1,7 @@
 """The convolution against loops, and its gradients."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -39,8 +41,10 @@ def by_images(monkeypatch):
     monkeypatch.setattr(conv_module, "WORTHWHILE", 0)
 
 
+@pytest.mark.parametrize("worthwhile", [0, 1e7], ids=["by images", "at once"])
 @pytest.mark.parametrize(("shape", "k", "stride", "dilation"), CASES)
-def test_value_and_gradients(shape, k, stride, dilation, by_images):
+def test_value_and_gradients(shape, k, stride, dilation, worthwhile, monkeypatch):
+    monkeypatch.setattr(conv_module, "WORTHWHILE", worthwhile)
     rng = np.random.default_rng(k)
     x, kernel = rng.normal(size=shape).astype(np.float32), rng.normal(size=(k, k, shape[-1], 4)).astype(np.float32)
     y, backward = slow(x, kernel, stride, dilation)
@@ -62,6 +66,17 @@ def test_bfloat16_sums_in_float32(by_images):
     assert gradient.dtype == jnp.bfloat16 and float(gradient[0, 0, 0, 0]) == 1024
 
 
-def test_small_products_are_left_to_xla():
+def test_small_products_are_taken_at_once():
     x, kernel = jnp.ones((1, 4, 4, 2)), jnp.ones((3, 3, 2, 3))
     assert "scan" not in str(jax.make_jaxpr(jax.grad(lambda kernel: conv(x, kernel).sum()))(kernel))
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="the order of axes is the CPU backend's")
+def test_in_a_loop_too_gradients_are_convolutions_that_the_backend_runs_fast():
+    def total(xs, kernel):
+        gradient = jax.grad(lambda kernel, x: jnp.sum(jnp.sin(conv(jnp.sin(conv(x, kernel, 2)), kernel))))
+        return jax.lax.scan(lambda total, x: (total + gradient(kernel, x), None), jnp.zeros(kernel.shape), xs)[0]
+
+    program = jax.jit(total).lower(jnp.ones((3, 2, 12, 16, 4)), jnp.ones((3, 3, 4, 4))).compile().as_text()
+    orders = re.findall(r" convolution\(.*dim_labels=([\w>-]+)", program)
+    assert len(orders) == 5 and set(orders) == {"b01f_01io->b01f"}
