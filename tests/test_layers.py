@@ -13,8 +13,8 @@ LEVELS = (
     ("methods",),
     ("engine", "data", "store", "report", "figures"),
     ("predictor",),
-    ("sparse",),
-    ("evals",),
+    ("sparse", "two_images"),
+    ("image_folder", "evals"),
     ("loop",),
     ("cli", "train", "evaluate", "extract", "match", "convert", "benchmark", "sweep", "view"),
 )

@@ -253,6 +253,9 @@ def test_pair_that_does_not_match_writes_nothing(verb, monkeypatch, tmp_path):
         (["folder", "--out", "m.h5", "--pairs", "pairs.txt"], "pairs.txt, line 2: two image names are expected, 3"),
         (["folder", "--out", "m.h5", "--pairs", "pairs2.txt"], "pairs2.txt, line 1: there is no image 'two.png'"),
         (["folder", "--out", "m.h5", "--cell", "0"], "--cell 0 and --max-error 4 must be above 0"),
+        (["folder", "--out", "m.h5", "--keypoints", "sift", "--max-side", "64"], "leave --max-side out"),
+        (["folder", "--out", "m.h5", "--keypoints", "nowhere.h5", "--pairs", "pairs3.txt"], "nowhere.h5 must be sift, grid or a file of keypoints"),
+        (["folder", "--out", "m.h5", "--keypoints", "sift", "--max-keypoints", "0"], "--max-keypoints 0 must be at least 1"),
         (["blank", "--out", "m.h5"], "'my image.png' in .* holds a blank"),
     ],
 )
@@ -265,6 +268,7 @@ def test_mistakes_are_one_sentence_and_leave_nothing(verb, quick, tmp_path, monk
     (tmp_path / "broken.png").write_text("no image")
     (tmp_path / "pairs.txt").write_text("one.png one.png\none.png my image.png\n")
     (tmp_path / "pairs2.txt").write_text("one.png two.png\n")
+    (tmp_path / "pairs3.txt").write_text("one.png ../a.png\n")
     before = sorted(tmp_path.rglob("*"))
     _, err = verb(*arguments, status=2)
     assert re.search(words, err) and err.count("\n") == 1, err
@@ -309,6 +313,26 @@ def test_folder_goes_on_and_grows(verb, quick, folder, tmp_path):
     assert "was made with other settings (max_scale was 4.0 and is now 2.0)" in err and len(quick) == 2
     verb(folder, "--out", out, "--max-scale", 2, "--overwrite")
     assert len(quick) == 5
+
+
+def test_keypoints_of_a_folder_are_matched_by_their_descriptors(verb, quick, folder, tmp_path):
+    out, features, pairs = tmp_path / "m.h5", tmp_path / "m_features.h5", tmp_path / "1.txt"
+    pairs.write_text("a.png b.jpg\n")
+    told, _ = verb(folder, "--out", out, "--keypoints", "sift", "--max-keypoints", 40, "--pairs", pairs)
+    assert "1 pairs matched, 0 were there already" in told and quick[0][3] == 256  # the search for a pose
+    a, b = (read_hdf5(features, name) for name in ("a.png", "b.jpg"))
+    assert 5 < len(a) <= 40 and a.descriptors.shape == (len(a), TINY["output_dim"]) and a.scales is not None
+    indices, scores = files.read_hdf5(out, "a.png", "b.jpg")
+    similarity = a.descriptors @ b.descriptors.T  # the pose of the stand-in's votes is that of the images as they are
+    mutual = [(i, j) for i, j in enumerate(similarity.argmax(1)) if similarity[:, j].argmax() == i]
+    assert np.mean([tuple(row) in mutual for row in indices]) > 0.9 and len(indices) == pytest.approx(
+        len(mutual), abs=2
+    )  # descriptors are stored in half precision
+    np.testing.assert_allclose(scores, similarity[tuple(indices.T)], atol=2e-3)
+    told, _ = verb(folder, "--out", out, "--keypoints", "sift", "--max-keypoints", 40)
+    assert "2 pairs matched, 1 were there already" in told
+    _, err = verb(folder, "--out", out, "--keypoints", "grid", "--max-keypoints", 40, status=2)
+    assert "was made with other settings (keypoints was 'sift' and is now 'grid')" in err
 
 
 def test_folder_spares_files_of_others(verb, quick, folder, tmp_path):

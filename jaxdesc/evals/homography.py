@@ -14,6 +14,7 @@ from jaxdesc.evals.hpatches import HomographyPair, dataset_name, read_cache, rea
 from jaxdesc.evals.plane import ESTIMATORS, Measured, above, accuracy, against_count, measure, threshold_for
 from jaxdesc.evals.result import Curve, Result
 from jaxdesc.evals.two_view import error_auc
+from jaxdesc.store import matches as match_files
 from jaxdesc.store.features import top
 
 MMA_PX = tuple(range(1, 11))
@@ -25,6 +26,7 @@ AUC_PX = (3, 5, 10)
 def add_flags(parser: argparse.ArgumentParser) -> None:
     features.add_flags(parser)
     group = parser.add_argument_group("homography")
+    group.add_argument("--matches", metavar="FILE.h5", help="hloc matches of --features (default: mutual nearest neighbours of their descriptors)")
     group.add_argument("--top", type=int, metavar="K", help="match only the K best-scored keypoints of an image (default: all)")
     group.add_argument(
         "--match-count",
@@ -69,6 +71,8 @@ def score(args: argparse.Namespace, predictions: Path) -> list[Result]:
 
     if args.ransac_px <= 0 or (args.top is not None and args.top < 1):
         raise UserError("--ransac-px and --top must be above 0.")
+    if args.matches and args.top:
+        raise UserError("--matches point at all keypoints of the features: leave --top out.")
     pairs, missing = pairs_of(args)
     read, absent = features.available(predictions, args.suffix, [name for pair in pairs for name in (pair.name1, pair.name2)])
     if absent and not args.allow_missing:
@@ -82,7 +86,11 @@ def score(args: argparse.Namespace, predictions: Path) -> list[Result]:
     for pair in tqdm(pairs, desc="scoring", unit="pair", dynamic_ncols=True):
         f1, f2 = (top(read(name), args.top) for name in (pair.name1, pair.name2))
         size1 = f1.image_size or sizes.setdefault(pair.name1, features.size_of(root / pair.name1))
-        measured.append(measure(pair, f1, f2, size1, (ESTIMATORS[args.estimator], args.ransac_px)))
+        if args.matches:
+            matches = match_files.read_hdf5(args.matches, pair.name1, pair.name2, (len(f1), len(f2)))
+        else:
+            matches = features.mutual_nearest(f1.descriptors, f2.descriptors)
+        measured.append(measure(pair, f1, f2, matches, size1, (ESTIMATORS[args.estimator], args.ransac_px)))
     seconds = time.perf_counter() - start
     settings = {
         "pairs": len(pairs),
@@ -90,7 +98,7 @@ def score(args: argparse.Namespace, predictions: Path) -> list[Result]:
         "missing": missing + absent,
         "resize rule": "none, original images",
         "pixel rule": "top-left pixel centre (0, 0)",
-        "matching": "mutual nearest neighbours, cosine",
+        "matching": f"of {Path(args.matches).name}" if args.matches else "mutual nearest neighbours, cosine",
         "keypoints": f"top {args.top} by score" if args.top else "all",
     }
     about = {"dataset": dataset_name(root, pairs), "method": args.label, "timings": {"pairs_s": seconds}}

@@ -77,12 +77,7 @@ def matched(args: argparse.Namespace, predictions: Path, sizes: Mapping[str, tup
         return features.mutual_nearest(features_of(a).descriptors, features_of(b).descriptors)[0]
 
     def listed(a: str, b: str) -> np.ndarray:
-        indices = match_files.read_hdf5(args.matches, a, b)[0]
-        for column, name in enumerate((a, b)):
-            count = len(features_of(name))
-            if len(indices) and indices[:, column].max() >= count:
-                raise UserError(f"{args.matches}: the matches of {a} {b} point beyond the {count} keypoints of {name}: they belong to other features.")
-        return indices
+        return match_files.read_hdf5(args.matches, a, b, (len(features_of(a)), len(features_of(b))))[0]
 
     if args.matches:
         return Matched(features_of, listed, {"matches": f"of {Path(args.matches).name}"})

@@ -6,7 +6,6 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from jaxdesc.evals import features
 from jaxdesc.evals.hpatches import HomographyPair
 from jaxdesc.store.features import Features
 
@@ -58,9 +57,11 @@ def corner_error(H: np.ndarray | None, truth: np.ndarray, size: tuple[int, int])
     return float(error) if np.isfinite(error) else np.inf
 
 
-def measure(pair: HomographyPair, f1: Features, f2: Features, size1: tuple[int, int], estimator: tuple[int, float]) -> Measured:
-    """Mutual nearest neighbours by cosine, their reprojection errors in image 2, and the homography that `estimator` (method, px) finds in them."""
-    indices, similarity = features.mutual_nearest(f1.descriptors, f2.descriptors)
+def measure(
+    pair: HomographyPair, f1: Features, f2: Features, matches: tuple[np.ndarray, np.ndarray], size1: tuple[int, int], estimator: tuple[int, float]
+) -> Measured:
+    """Reprojection errors in image 2 of matches (indices (M, 2), similarities (M,)), and the homography that `estimator` (method, px) finds in them."""
+    indices, similarity = matches
     xy1, xy2 = f1.keypoints[indices[:, 0]], f2.keypoints[indices[:, 1]]
     error = np.linalg.norm(project(pair.H_1to2, xy1) - xy2, axis=1)
     return Measured(error, similarity, corner_error(estimate(xy1, xy2, *estimator), pair.H_1to2, size1), (len(f1), len(f2)))

@@ -79,18 +79,23 @@ def write_dense_hdf5(path: Path | str, name0: str, name1: str, xy0: np.ndarray, 
     return True
 
 
-def read_hdf5(path: Path | str, name0: str, name1: str) -> tuple[np.ndarray, np.ndarray]:
+def read_hdf5(path: Path | str, name0: str, name1: str, counts: tuple[int, int] | None = None) -> tuple[np.ndarray, np.ndarray]:
     """indices (M, 2) int64 and scores (M,) float32 of a pair, under any of hloc's four keys.
 
+    Args:
+      counts: keypoints that the two images have; None: not known.
     Raises:
-      UserError: as `open_hdf5`; there is no such pair, or it has dense matches alone.
+      UserError: as `open_hdf5`; there is no such pair, or it has dense matches alone; a match points beyond the keypoints.
     """
     with open_hdf5(path) as file:
         group, flipped = _group(path, file, name0, name1, "matches0")
         matches0, scores0 = group["matches0"][()], group["matching_scores0"][()]
     first = np.flatnonzero(matches0 > -1)
-    indices = np.column_stack([first, matches0[first].astype(np.int64)])
-    return (indices[:, ::-1] if flipped else indices), scores0[first].astype(np.float32)
+    indices = np.column_stack([first, matches0[first].astype(np.int64)])[:, :: -1 if flipped else 1]
+    for name, count, column in zip((name0, name1), counts or (), indices.T, strict=False):
+        if len(column) and column.max() >= count:
+            raise UserError(f"{path}: the matches of {name0} {name1} point beyond the {count} keypoints of {name}: they belong to other features.")
+    return indices, scores0[first].astype(np.float32)
 
 
 def read_dense_hdf5(path: Path | str, name0: str, name1: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

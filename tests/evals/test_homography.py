@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from jaxdesc.evals import homography, hpatches, plane
-from jaxdesc.store.features import Features, write_hdf5
+from jaxdesc.store.features import Features, read_hdf5, write_hdf5
+from jaxdesc.store.matches import write_hdf5 as write_matches
 from jaxdesc.types import UserError
 
 DATA = Path("/work/shared/data/homography")
@@ -91,8 +92,6 @@ def test_mma_is_d2nets(sequences):
 def test_a_sequence_by_itself_and_top_k(sequences):
     root, file, truth = sequences
     alone = root.parent / "alone.h5"
-    from jaxdesc.store.features import read_hdf5
-
     for k in range(1, 7):
         write_hdf5(alone, f"{k}.png", read_hdf5(file, f"i_one/{k}.png"), storage="float32")
     found = homography.score(arguments(root / "i_one", "--top", 10), alone)[0]
@@ -101,6 +100,26 @@ def test_a_sequence_by_itself_and_top_k(sequences):
     assert 0 < found.values["matches"] < 10
     full = homography.score(arguments(root / "i_one"), alone)[0]
     np.testing.assert_allclose(full.values["MMA@3"], np.mean([np.mean(np.array(truth["i_one", k]) <= 3) for k in range(2, 7)]), atol=1e-6)
+
+
+def test_matches_of_a_file(sequences):
+    root, file, _ = sequences
+    listed, few = root.parent / "matches.h5", np.array([[3, 4], [7, 1]])
+    names = [name for name in ("i_one/{}.png", "v_two/img{}.ppm") for _ in range(5)]
+    for name, k in zip(names, [2, 3, 4, 5, 6] * 2, strict=True):
+        some = slice(0 if name.format(k) == "v_two/img6.ppm" else 2)  # which has no keypoint
+        write_matches(listed, name.format(1), name.format(k), few[some], np.array([0.5, 0.75])[some], 30)
+    found = scored(root, file, "--matches", str(listed))["mma/d2"]
+    assert found.values["matches"] == 1.8 and found.settings["matching"] == "of matches.h5"
+    f1, f2 = (read_hdf5(file, f"i_one/{k}.png") for k in (1, 2))
+    (pair,) = [pair for pair in hpatches.read_pairs(root)[0] if pair.name2 == "i_one/2.png"]
+    errors = np.linalg.norm(plane.project(pair.H_1to2, f1.keypoints[few[:, 0]]) - f2.keypoints[few[:, 1]], axis=1)
+    assert found.per_item[pair.key]["MMA@10"] == np.mean(errors <= 10)
+    write_matches(root.parent / "beyond.h5", "i_one/1.png", "i_one/2.png", np.array([[0, 99]]), np.ones(1), 30)
+    with pytest.raises(UserError, match=r"i_one/1.png i_one/2.png point beyond the 28 keypoints of i_one/2.png"):
+        scored(root, file, "--matches", str(root.parent / "beyond.h5"))
+    with pytest.raises(UserError, match="leave --top out"):
+        scored(root, file, "--matches", str(listed), "--top", "5")
 
 
 def test_threshold_is_tuned_to_a_number_of_matches(sequences):

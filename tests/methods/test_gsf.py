@@ -1,7 +1,6 @@
 """GSF as a method: where it starts, what its stages change, what identical and too small images give."""
 
 import dataclasses
-import runpy
 from functools import partial
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from jaxdesc.methods.gsf.network import Alignment
 from jaxdesc.ops import flow
 from jaxdesc.predictor import Predictor
 from jaxdesc.store.flow import read_flo
+from jaxdesc.two_images import match_pair
 from jaxdesc.types import Pair, UserError
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -281,7 +281,6 @@ def test_match_verb_writes_the_flow(variables, tmp_path):
     for path, image in zip(paths, images, strict=True):
         Image.fromarray(image).save(path)
     out = {name: tmp_path / f"{name}.png" for name in ("warp", "alignment", "figure")} | {"out": tmp_path / "m.npz", "dense": tmp_path / "f.flo"}
-    match_pair = runpy.run_module("jaxdesc.match", run_name="verb")["match_pair"]
     count = match_pair(predictor, paths, predictor.options(confident=True), None, out)
     expected = gsf.build(TINY).dense(variables, *images)
     y, x = np.mgrid[:24, :40]
