@@ -1,24 +1,27 @@
 """Keypoints of images, their descriptors and their matches, for the verbs and the protocols that match sparse features."""
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 
 from jaxdesc.data import keypoints
-from jaxdesc.data.images import fitted_hw
+from jaxdesc.data.images import fitted_hw, rescale_xy
 from jaxdesc.errors import UserError
-from jaxdesc.methods.pump.multiscale import Crop, factors, view
+from jaxdesc.methods.pump.multiscale import Crop, factors, poses, view
 from jaxdesc.ops import frames
-from jaxdesc.ops.matching import decode_pose
-from jaxdesc.predictor import SCALES, SUPPORT_PX, Predictor
+from jaxdesc.predictor import SCALES, SUPPORT_PX, Predictor, resized
 from jaxdesc.store.features import Features, list_names, read_keypoints, top
 
 DETECTORS = ("sift", "grid")  # sources of keypoints that are no files
-SEARCH_SIDE = 256  # pixels: to which images are shrunk whose dense matches vote for scales and rotations
-ENOUGH = 0.25  # of the votes that the most voted one has: others with as many are tried too
+SEARCH_SIDE = 256  # pixels: to which images are shrunk while their scale and rotation are sought
+SEARCHED = 500  # keypoints that are matched then
+AGREEMENT_PX = 8.0  # of matches with a similarity transform, in the shrunk image 2
+AGREEING = 12  # fewer do so by chance
 
 
 def check_source(source: str, names: Sequence[str]) -> None:
@@ -56,43 +59,63 @@ def described(predictor: Predictor, rgb: np.ndarray, found: Features, scales: st
 
 
 def matched(predictor: Predictor, rgb1: np.ndarray, found1: Features, rgb2: np.ndarray, found2: Features, options: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Keypoints of two images that are each other's nearest, seen in the scales and rotations that the images' dense matches vote for.
+    """Keypoints of two images that are each other's nearest, described in the scale and rotation in which the images agree best.
 
-    Descriptors learn to bear some change of scale and rotation; a search bears the rest, pair by pair. In each pose p = (scale s, rotation r) of `voted`, image 1 is
-    shrunk by min(s, 1), and image 2 by min(1 / s, 1) and turned by -r; there each keypoint gets a descriptor. The similarity of keypoints i and j is
-    max over p of <d1_p[i], d2_p[j]>. Without a search in the options there is one pose, the images as they are.
+    Descriptors learn to bear some change of scale and rotation; a search bears the rest, pair by pair: see `pose`. At scale s and rotation r image 1 is shrunk by
+    min(s, 1), and image 2 by min(1 / s, 1) and turned by -r, before their keypoints are described.
 
     Args:
       rgb1, rgb2: (H, W, 3). found1, found2: their keypoints; a diameter counts as in `Predictor.describe_at`.
       options: the method's MatchOptions.
     Returns:
-      (M, 2) indices with rising i, and (M,) float32 similarities.
+      (M, 2) indices with rising i, and (M,) float32 similarities, <d1, d2>.
     """
     if not (len(found1) and len(found2)):
         return np.zeros((0, 2), int), np.zeros(0, np.float32)
-    similarity = np.full((len(found1), len(found2)), -np.inf, np.float32)
-    for scale, rotation_deg in voted(predictor, rgb1, rgb2, options):
-        shrink1, shrink2 = factors(scale)
-        seen = (_seen(predictor, rgb1, found1, shrink1, 0.0), _seen(predictor, rgb2, found2, shrink2, rotation_deg))
-        np.maximum(similarity, seen[0] @ seen[1].T, out=similarity)
-    nearest = similarity.argmax(1)
-    mutual = np.flatnonzero(similarity.argmax(0)[nearest] == np.arange(len(nearest)))
-    return np.column_stack([mutual, nearest[mutual]]), similarity[mutual, nearest[mutual]]
+    scale, rotation_deg = pose(predictor, rgb1, found1, rgb2, found2, options)
+    shrink1, shrink2 = factors(scale)
+    similarity = _seen(predictor, rgb1, found1, shrink1, 0.0) @ _seen(predictor, rgb2, found2, shrink2, rotation_deg).T
+    indices = _mutual(similarity)
+    return indices, similarity[tuple(indices.T)]
 
 
-def voted(predictor: Predictor, rgb1: np.ndarray, rgb2: np.ndarray, options: Any) -> list[tuple[float, float]]:
-    """(scale, rotation in degrees) of image 2 with respect to image 1, most voted first: those of the dense matches of the shrunk images, each match a vote.
+def pose(predictor: Predictor, rgb1: np.ndarray, found1: Features, rgb2: np.ndarray, found2: Features, options: Any) -> tuple[float, float]:
+    """(scale, rotation in degrees) of image 2 with respect to image 1, as `multiscale` defines them.
 
-    [(1, 0)] where the options search for neither, or nothing matches.
+    In each pose that the options ask to search, the best keypoints of the images shrunk to SEARCH_SIDE are matched; the pose whose matches agree most with one
+    similarity transform (RANSAC) wins, and that transform says the pose more exactly. (1, 0) where nothing is to be searched, or fewer than AGREEING agree.
     """
-    unturned = [(1.0, 0.0)]
-    if getattr(options, "max_scale", 1) == 1 and getattr(options, "max_rotation_deg", 0) == 0:
-        return unturned
-    codes, votes = np.unique(predictor.match_with(rgb1, rgb2, options, SEARCH_SIDE).code, return_counts=True)
-    shrunk1, shrunk2 = (max(fitted_hw(rgb.shape[:2], SEARCH_SIDE)) / max(rgb.shape[:2]) for rgb in (rgb1, rgb2))
-    falling = np.argsort(-votes, kind="stable")
-    poses = (decode_pose(code) for code in codes[falling[votes[falling] >= ENOUGH * votes.max(initial=0)]])
-    return [(float(scale) * shrunk1 / shrunk2, float(rotation_deg)) for scale, rotation_deg in poses] or unturned
+    scales, turns = getattr(options, "max_scale", 1) > 1, getattr(options, "max_rotation_deg", 0) > 0
+    if not (scales or turns):
+        return 1.0, 0.0
+    (small1, top1), (small2, top2) = (_searched(rgb, found) for rgb, found in ((rgb1, found1), (rgb2, found2)))
+    seen1 = functools.lru_cache(maxsize=None)(functools.partial(_seen, predictor, small1, top1, rotation_deg=0.0))
+    seen2 = functools.lru_cache(maxsize=None)(functools.partial(_seen, predictor, small2, top2))
+    most, best = AGREEING - 1, (1.0, 0.0)
+    for scale, rotation_deg in sorted(poses(options), key=lambda p: (abs(p[1]), abs(np.log(p[0])))):  # of equals the least
+        shrink1, shrink2 = factors(scale)
+        indices = _mutual(seen1(shrink1) @ seen2(shrink2, rotation_deg).T)
+        ends = top1.keypoints[indices[:, 0]], top2.keypoints[indices[:, 1]]
+        transform, agreeing = cv2.estimateAffinePartial2D(*ends, ransacReprojThreshold=AGREEMENT_PX) if len(indices) > most else (None, None)
+        if transform is None or agreeing.sum() <= most:
+            continue
+        most, best = int(agreeing.sum()), (scale, rotation_deg)
+        a, b = transform[:, 0]  # of [[a, -b], [b, a]]
+        if scales and abs(np.log2(np.hypot(a, b) / scale)) < 0.5:
+            best = (float(np.hypot(a, b)), best[1])
+        difference = (np.degrees(np.arctan2(b, a)) - rotation_deg + 180) % 360 - 180
+        if turns and abs(difference) < 45:
+            best = (best[0], float(rotation_deg + difference))
+    return best[0] * max(small1.shape) / max(rgb1.shape) / (max(small2.shape) / max(rgb2.shape)), best[1]
+
+
+def _searched(rgb: np.ndarray, found: Features) -> tuple[np.ndarray, Features]:
+    """The image shrunk for the search, and its best keypoints in it."""
+    size = rgb.shape[:2]
+    small = resized(rgb, fitted_hw(size, SEARCH_SIDE))
+    best = top(found, SEARCHED)
+    diameters = None if best.scales is None else best.scales * max(small.shape) / max(size)
+    return small, dataclasses.replace(best, keypoints=rescale_xy(best.keypoints, size, small.shape[:2]).astype(np.float32), scales=diameters)
 
 
 def _seen(predictor: Predictor, rgb: np.ndarray, found: Features, shrink: float, rotation_deg: float) -> np.ndarray:
@@ -103,3 +126,10 @@ def _seen(predictor: Predictor, rgb: np.ndarray, found: Features, shrink: float,
     h, w = looked.size_hw
     diameters = None if found.scales is None else found.scales * shrink
     return predictor.describe_at(np.clip(looked.image[:h, :w], 0, 1), looked.find(found.keypoints), diameters)
+
+
+def _mutual(similarity: np.ndarray) -> np.ndarray:
+    """(M, 2) rows and columns of a matrix that are each other's greatest."""
+    columns = similarity.argmax(1)
+    rows = np.flatnonzero(similarity.argmax(0)[columns] == np.arange(len(columns)))
+    return np.column_stack([rows, columns[rows]])

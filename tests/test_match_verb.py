@@ -319,11 +319,11 @@ def test_keypoints_of_a_folder_are_matched_by_their_descriptors(verb, quick, fol
     out, features, pairs = tmp_path / "m.h5", tmp_path / "m_features.h5", tmp_path / "1.txt"
     pairs.write_text("a.png b.jpg\n")
     told, _ = verb(folder, "--out", out, "--keypoints", "sift", "--max-keypoints", 40, "--pairs", pairs)
-    assert "1 pairs matched, 0 were there already" in told and quick[0][3] == 256  # the search for a pose
+    assert "1 pairs matched, 0 were there already" in told and not quick
     a, b = (read_hdf5(features, name) for name in ("a.png", "b.jpg"))
     assert 5 < len(a) <= 40 and a.descriptors.shape == (len(a), TINY["output_dim"]) and a.scales is not None
     indices, scores = files.read_hdf5(out, "a.png", "b.jpg")
-    similarity = a.descriptors @ b.descriptors.T  # the pose of the stand-in's votes is that of the images as they are
+    similarity = a.descriptors @ b.descriptors.T  # no pose makes images of noise agree
     mutual = [(i, j) for i, j in enumerate(similarity.argmax(1)) if similarity[:, j].argmax() == i]
     assert np.mean([tuple(row) in mutual for row in indices]) > 0.9 and len(indices) == pytest.approx(
         len(mutual), abs=2

@@ -1,4 +1,4 @@
-"""Keypoints matched in the scales and rotations that dense matches vote for."""
+"""Keypoints matched in the scale and rotation in which two images agree best."""
 
 import cv2
 import numpy as np
@@ -6,16 +6,9 @@ import pytest
 import skimage
 
 from jaxdesc import predictor, sparse
-from jaxdesc.ops.matching import encode_pose
-from jaxdesc.predictor import Matches, Predictor
 from jaxdesc.store.features import Features
 
-
-def votes(monkeypatch, *counts):
-    """Dense matches as if `count` of them had the pose (scale, rotation), for each ((scale, rotation), count)."""
-    codes = np.concatenate([np.full(count, encode_pose(*pose)) for pose, count in counts] or [np.zeros(0)]).astype(np.int32)
-    ends = np.zeros((len(codes), 2), np.float32)
-    monkeypatch.setattr(Predictor, "match_with", lambda *_: Matches(ends, ends, np.ones(len(codes), np.float32), codes))
+COUNT = 200
 
 
 @pytest.fixture(scope="module")
@@ -23,50 +16,60 @@ def net():
     return predictor.load()
 
 
+def photograph(height=192, width=256):
+    return cv2.imread(f"{skimage.__path__[0]}/data/chelsea.png")[40 : 40 + height, 60 : 60 + width, ::-1].copy()
+
+
 def features(xy):
-    return Features(np.asarray(xy, np.float32), np.zeros((len(xy), 0), np.float32), np.ones(len(xy)), None, None)
+    return Features(np.asarray(xy, np.float32), np.zeros((len(xy), 0), np.float32), np.ones(len(xy), np.float32), None, None)
 
 
-def photograph():
-    return cv2.imread(f"{skimage.__path__[0]}/data/chelsea.png")[40:232, 60:316, ::-1].copy()  # 192 x 256
+def turned(image, scale, rotation_deg, size):
+    """The image about its centre, and the map of points; a displacement d becomes scale * R(rotation) d."""
+    t, centre = np.radians(rotation_deg), (np.array(image.shape[1::-1]) - 1) / 2
+    A = scale * np.array([[np.cos(t), -np.sin(t)], [np.sin(t), np.cos(t)]])
+    b = (np.array(size) - 1) / 2 - A @ centre
+    smooth = cv2.GaussianBlur(image, (0, 0), 0.4 / scale) if scale < 1 else image
+    return cv2.warpAffine(smooth, np.column_stack([A, b]), size), lambda xy: xy @ A.T + b
 
 
-def test_poses_are_voted_for(net, monkeypatch):
-    image = np.zeros((128, 256, 3), np.uint8)
-    search = net.options(max_scale=2, max_rotation_deg=180)
-    votes(monkeypatch, ((1.0, 0.0), 3), ((0.5, 90.0), 20), ((2.0, -45.0), 5), ((1.0, 180.0), 4))
-    assert sparse.voted(net, image, image, search) == [(0.5, 90.0), (2.0, -45.0)]  # the others have less than a quarter of 20
-    large = np.zeros((256, 512, 3), np.uint8)  # the search saw it at half of its size
-    assert sparse.voted(net, large, image, search) == [(0.25, 90.0), (1.0, -45.0)]
-    assert sparse.voted(net, image, large, search) == [(1.0, 90.0), (4.0, -45.0)]
-    assert sparse.voted(net, image, image, net.options(max_scale=1)) == [(1.0, 0.0)]
-    votes(monkeypatch)
-    assert sparse.voted(net, image, image, search) == [(1.0, 0.0)]
-
-
-@pytest.mark.parametrize(("scale", "rotation"), [(0.5, 90.0), (2.0, -90.0), (1.0, 180.0)])
-def test_keypoints_of_a_turned_and_resized_image_are_found_in_its_pose(net, monkeypatch, scale, rotation):
-    large = photograph()
-    small = cv2.resize(large, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
-    image1, image2 = (small, large) if scale == 2 else (large, small if scale == 0.5 else large)
-    turned = np.ascontiguousarray(np.rot90(image2, round(-rotation / 90)))  # clockwise on a screen
-    h, w = image2.shape[:2]
-    rng = np.random.default_rng(0)
-    xy1 = rng.uniform(12, np.array(image1.shape[1::-1]) - 13, (150, 2))
-    x, y = ((xy1 + 0.5) * scale - 0.5).T
-    xy2 = np.column_stack({90.0: (h - 1 - y, x), -90.0: (y, w - 1 - x), 180.0: (w - 1 - x, h - 1 - y)}[rotation])
-    shuffled = rng.permutation(150)
+@pytest.mark.parametrize(("scale", "rotation", "size"), [(0.6, 100.0, (192, 192)), (1.7, -60.0, (320, 320))])
+def test_keypoints_of_a_turned_and_resized_image_are_found(net, scale, rotation, size):
+    image1, rng = photograph(), np.random.default_rng(0)
+    image2, there = turned(image1, scale, rotation, size)
+    xy1 = rng.uniform(8, np.array(image1.shape[1::-1]) - 9, (COUNT, 2))
+    shuffled = rng.permutation(COUNT)
+    found1, found2 = features(xy1), features(there(xy1)[shuffled])
+    inside = ((found2.keypoints >= 0) & (found2.keypoints < size)).all(1)
+    found2, shuffled = found2.take(inside), shuffled[inside]
 
     def right(options):
-        indices, similarity = sparse.matched(net, image1, features(xy1), turned, features(xy2[shuffled]), options)
+        indices, similarity = sparse.matched(net, image1, found1, image2, found2, options)
         assert (np.diff(indices[:, 0]) > 0).all() and len(np.unique(indices[:, 1])) == len(indices) and (similarity <= 1 + 1e-5).all()
-        return int((shuffled[indices[:, 1]] == indices[:, 0]).sum())
+        return (shuffled[indices[:, 1]] == indices[:, 0]).sum() / len(found2)
 
-    votes(monkeypatch, ((scale, rotation), 9), ((1.0, 0.0), 3))
-    assert right(net.options(max_scale=2, max_rotation_deg=180)) > 90 > 45 > right(net.options(max_scale=1))
+    search = net.options(max_scale=2, max_rotation_deg=90)
+    np.testing.assert_allclose(sparse.pose(net, image1, found1, image2, found2, search), (scale, rotation), rtol=0.03)
+    assert right(search) > 0.7 > 0.2 > right(net.options(max_scale=1))
+
+
+def test_the_scale_is_that_of_the_images_as_given(net):
+    """Image 2 is image 1 enlarged twice, so that the search sees the same picture."""
+    image1 = photograph()
+    image2 = cv2.resize(image1, None, fx=2, fy=2, interpolation=cv2.INTER_LINEAR)
+    xy1 = np.random.default_rng(0).uniform(8, np.array(image1.shape[1::-1]) - 9, (COUNT, 2))
+    scale, rotation = sparse.pose(net, image1, features(xy1), image2, features(2 * xy1 + 0.5), net.options(max_scale=1.5))
+    assert scale == pytest.approx(2, rel=0.02) and rotation == 0
+
+
+def test_images_that_do_not_agree_stay_as_they_are(net):
+    noise = np.random.default_rng(0).integers(0, 255, (2, 128, 128, 3)).astype(np.uint8)
+    few = features([[20, 20], [60, 70], [90, 40], [30, 100]])
+    assert sparse.pose(net, noise[0], few, noise[1], few, net.options(max_scale=1.5)) == (1.0, 0.0)
+    assert sparse.pose(net, noise[0], few, noise[1], few, net.options(max_scale=1)) == (1.0, 0.0)
 
 
 def test_without_keypoints_there_is_no_match(net):
-    image, none = photograph(), features(np.zeros((0, 2)))
+    image, none = photograph(64, 64), features(np.zeros((0, 2)))
     indices, similarity = sparse.matched(net, image, none, image, features([[9, 9]]), net.options())
     assert indices.shape == (0, 2) and similarity.shape == (0,)
