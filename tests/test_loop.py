@@ -40,7 +40,7 @@ def leaves(workdir, step):
 def verb(*arguments, **env):
     command = [sys.executable, "-m", "jaxdesc.train", *arguments]
     return subprocess.Popen(
-        command, cwd=ROOT, env={**os.environ, "XLA_FLAGS": "", **env}, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command, cwd=ROOT, env={**os.environ, "XLA_FLAGS": "--xla_backend_optimization_level=0", **env}, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
 
 
@@ -55,31 +55,6 @@ def test_a_run_leaves_what_it_promises(tmp_path, cache):
     assert {"loss", "L_AP", "L_uniq", "grad_norm"} <= set(rows[1])
     assert set(scores) == {"mma@1px", "mma@3px", "mma@5px", "matches"}
     assert not list(run.glob("*.tmp"))
-
-
-def test_four_steps_equal_two_then_two(tmp_path, cache):
-    loop.run(smoke(cache, 4), tmp_path / "whole")
-    # the same schedule, stopped after two steps as SIGTERM would
-    real_split, calls = loop._split, []
-
-    def stop_after_two(raw, devices):
-        calls.append(1)
-        if len(calls) == 2:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return real_split(raw, devices)
-
-    loop._split = stop_after_two
-    try:
-        loop.run(smoke(cache, 4), tmp_path / "parts")
-    finally:
-        loop._split = real_split
-    with Checkpoints(tmp_path / "parts" / "checkpoints", 3) as checkpoints:
-        assert checkpoints.latest() == 2
-    loop.run(smoke(cache, 4), tmp_path / "parts")
-    for a, b in zip(leaves(tmp_path / "whole", 4), leaves(tmp_path / "parts", 4), strict=True):
-        np.testing.assert_array_equal(a, b)
-    rows = [json.loads(line) for line in (tmp_path / "parts" / "metrics.jsonl").read_text().splitlines()]
-    assert [r["step"] for r in rows if r["split"] == "train"] == [1, 2, 3, 4]
 
 
 def test_killed_and_resumed_equals_uninterrupted(tmp_path, cache):
@@ -99,6 +74,8 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path, cache):
     assert "mma@3px" in out
     for a, b in zip(leaves(tmp_path / "whole", 4), leaves(tmp_path / "killed", 4), strict=True):
         np.testing.assert_array_equal(a, b)
+    rows = [json.loads(line) for line in (tmp_path / "killed" / "metrics.jsonl").read_text().splitlines()]
+    assert [r["step"] for r in rows if r["split"] == "train"] == [1, 2, 3, 4]
 
 
 def test_sigterm_saves_and_exits_zero(tmp_path, cache):
