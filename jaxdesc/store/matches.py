@@ -210,17 +210,6 @@ def write_aggregated(
 # ---- PUMP's corres
 
 
-def encode(scale: np.ndarray, rotation_deg: np.ndarray) -> np.ndarray:
-    """code = 8 rint(2 log2 scale) + rint(((-rotation) mod 360) / 45) mod 8, int64."""
-    return (8 * np.rint(2 * np.log2(scale)) + np.rint((-np.asarray(rotation_deg) % 360) / 45) % 8).astype(np.int64)
-
-
-def decode(code: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Scale 2^(s/2) and rotation -((45 r + 180) mod 360 - 180) in degrees, of code = 8 s + r."""
-    s, r = np.divmod(np.asarray(code, np.int64), 8)
-    return 2.0 ** (s / 2), -((45 * r + 180) % 360 - 180)
-
-
 def write_corres(path: Path | str, xy0: np.ndarray, xy1: np.ndarray, scores: np.ndarray, code: np.ndarray) -> None:
     """npz with `corres` (M, 6) float32: x1, y1, x2, y2, score, code.
 

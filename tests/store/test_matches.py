@@ -177,17 +177,6 @@ def test_dense_files_as_hloc_leaves_them(tmp_path):
         assert file["d-a/b/matches0"].dtype == np.int32 and set(file["d-a/b"]) == {"keypoints0", "keypoints1", "scores", "matches0", "matching_scores0"}
 
 
-def test_code_goes_there_and_back():
-    for s in range(-4, 5):
-        for rotation in range(-135, 181, 45):
-            code = M.encode(2 ** (s / 2), rotation)
-            assert code == 8 * s + round((-rotation % 360) / 45) % 8
-            scale, back = M.decode(code)
-            assert np.isclose(scale, 2 ** (s / 2)) and (back - rotation) % 360 == 0
-    assert M.encode(np.array([1.0, 2.0]), np.array([-45, 44])).tolist() == [1, 23]
-    assert M.decode(1)[1] == -45
-
-
 def test_corres(tmp_path):
     rng = np.random.default_rng(0)
     xy0, xy1, score = rng.random((9, 2)), rng.random((9, 2)), rng.random(9)

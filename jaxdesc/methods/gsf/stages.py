@@ -46,11 +46,6 @@ def schedule(names: tuple[str, ...], shares: tuple[float, ...], steps: int) -> t
     return tuple(Stage(name, *KINDS[name], start, end - start) for name, start, end in zip(names, starts, ends, strict=True) if end > start)
 
 
-def at(stages: tuple[Stage, ...], step: int) -> Stage:
-    """The stage that makes update `step`, counted from 0; the last one for what lies beyond."""
-    return next((stage for stage in reversed(stages) if stage.start <= step), stages[0])
-
-
 def data_of(stage: Stage, data: DataConfig) -> DataConfig:
     """What the batches of a stage are made of: the part "semantic" alone, from the stage's own sources."""
     return dataclasses.replace(data, semantic=getattr(data, stage.source), synthetic_per_batch=0, real_per_batch=0, posed_per_batch=0)
