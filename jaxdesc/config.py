@@ -113,7 +113,7 @@ class DrawConfig:
 class OptimConfig:
     name: str = option("adam", "how parameters are updated: adam, weight decay coupled; adamw, decoupled; sgd, with momentum", choices=("adam", "adamw", "sgd"))
     learning_rate: float = option(1e-4, "size of the updates", above=0)
-    schedule: str = option("constant", "of the learning rate over the run", choices=("constant", "cosine", "halving"))
+    schedule: str = option("constant", "of the learning rate over the run", choices=("constant", "cosine", "trapezoid", "halving"))
     halving_steps: int = option(80_000, "updates between halvings of the learning rate (schedule = halving)", above=0)
     warmup_steps: int = option(0, "updates of linear warm-up", at_least=0)
     weight_decay: float = option(5e-4, "share of the parameters that is added to the gradient (adamw: to the update)", at_least=0)

@@ -43,7 +43,7 @@ def test_paper_variant_is_the_published_recipe():
         ("optim.learning_rate", "-1", "config.optim.learning_rate = -1.0 must be above 0"),
         ("optim.learning_rate", "nan", "config.optim.learning_rate = nan is not of type float"),
         ("train.steps", "1.5", "config.train.steps = '1.5' is not of type int"),
-        ("optim.schedule", "cosin", "config.optim.schedule = 'cosin' must be one of constant, cosine, halving"),
+        ("optim.schedule", "cosin", "config.optim.schedule = 'cosin' must be one of constant, cosine, trapezoid, halving"),
         ("method.backbone", "vgg", "config.method.backbone = 'vgg' must be one of"),
         ("method.kernel", "4", "config.method.kernel = 4 must be odd"),
         ("method.hidden", "130", "config.method.hidden = 130 is not a multiple of 4"),

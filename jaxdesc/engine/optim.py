@@ -37,10 +37,12 @@ def averaged(opt_state: Any, params: Any) -> Any:
 
 
 def learning_rate(cfg: OptimConfig, steps: int) -> optax.Schedule:
-    """Linear warm-up, then constant, cosine to 0, or halved every `halving_steps`."""
+    """Linear warm-up, then constant, cosine to 0, halved every `halving_steps`, or constant up to the last fifth of the run and linear to 0 in it (trapezoid)."""
+    end = max(steps // 5, 1)
     after = {
         "constant": lambda: optax.constant_schedule(cfg.learning_rate),
         "cosine": lambda: optax.cosine_decay_schedule(cfg.learning_rate, max(steps - cfg.warmup_steps, 1)),
+        "trapezoid": lambda: optax.linear_schedule(cfg.learning_rate, 0, end, max(steps - cfg.warmup_steps - end, 0)),
         "halving": lambda: optax.exponential_decay(cfg.learning_rate, cfg.halving_steps, 0.5, staircase=True),
     }[cfg.schedule]()
     warmup = optax.linear_schedule(cfg.learning_rate / max(cfg.warmup_steps, 1), cfg.learning_rate, max(cfg.warmup_steps - 1, 1))

@@ -123,7 +123,12 @@ def test_running_mean_of_the_parameters():
 
 @pytest.mark.parametrize(
     ("schedule", "points"),
-    [("constant", {0: 1.0, 99: 1.0}), ("cosine", {0: 1.0, 50: 0.5, 100: 0.0}), ("halving", {0: 1.0, 29: 1.0, 30: 0.5, 60: 0.25})],
+    [
+        ("constant", {0: 1.0, 99: 1.0}),
+        ("cosine", {0: 1.0, 50: 0.5, 100: 0.0}),
+        ("trapezoid", {0: 1.0, 80: 1.0, 90: 0.5, 100: 0.0}),
+        ("halving", {0: 1.0, 29: 1.0, 30: 0.5, 60: 0.25}),
+    ],
 )
 def test_schedules(schedule, points):
     rate = learning_rate(OptimConfig(learning_rate=1.0, schedule=schedule, halving_steps=30), 100)
