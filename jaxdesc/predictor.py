@@ -336,7 +336,7 @@ def load(weights: str | os.PathLike | None = None, **overrides: Any) -> Predicto
     if text in METHODS:
         path = SHIPPED / f"{text}.safetensors"
         if not path.is_file():
-            tell(f"no trained weights come with {text} yet: these are RANDOM weights, UNTRAINED; give a training workdir or a weight file.")
+            tell(f"no trained weights come with {text}: these are RANDOM weights, UNTRAINED; give a training workdir or a weight file.")
             return untrained(text, **overrides)
     if path.is_dir():
         name, fields, variables = read_run(path)

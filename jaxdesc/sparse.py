@@ -110,12 +110,11 @@ def pose(predictor: Predictor, rgb1: np.ndarray, found1: Features, rgb2: np.ndar
 
 
 def _searched(rgb: np.ndarray, found: Features) -> tuple[np.ndarray, Features]:
-    """The image shrunk for the search, and its best keypoints in it."""
+    """The image shrunk for the search, and its best keypoints in it, all to be described in one level: the search has scales of its own."""
     size = rgb.shape[:2]
     small = resized(rgb, fitted_hw(size, SEARCH_SIDE))
     best = top(found, SEARCHED)
-    diameters = None if best.scales is None else best.scales * max(small.shape) / max(size)
-    return small, dataclasses.replace(best, keypoints=rescale_xy(best.keypoints, size, small.shape[:2]).astype(np.float32), scales=diameters)
+    return small, dataclasses.replace(best, keypoints=rescale_xy(best.keypoints, size, small.shape[:2]).astype(np.float32), scales=None)
 
 
 def _seen(predictor: Predictor, rgb: np.ndarray, found: Features, shrink: float, rotation_deg: float) -> np.ndarray:
