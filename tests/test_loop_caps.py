@@ -294,7 +294,7 @@ def test_variants_and_noise_levels():
         cfg = config.load(f"{CAPS}:{variant}")
         assert loop.pairs_per_batch(cfg.data).keys() == {"posed"}
     assert config.load(CAPS, {"data.pose_noise": "2.5,1"}).data.pose_noise == (2.5, 1.0)
-    with pytest.raises(UserError, match="no variant 'papr'; it has default, paper, smoke"):
+    with pytest.raises(UserError, match="no variant 'papr'; it has default, paper, shipped, smoke"):
         config.load(f"{CAPS}:papr")
 
 
