@@ -40,7 +40,13 @@ def leaves(workdir, step):
 def verb(*arguments, **env):
     command = [sys.executable, "-m", "jaxdesc.train", *arguments]
     return subprocess.Popen(
-        command, cwd=ROOT, env={**os.environ, "XLA_FLAGS": "--xla_backend_optimization_level=0", **env}, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command,
+        cwd=ROOT,
+        env={**os.environ, "XLA_FLAGS": "--xla_backend_optimization_level=0", **env},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
 
 
