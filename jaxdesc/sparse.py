@@ -11,6 +11,7 @@ import numpy as np
 
 from jaxdesc.data import keypoints
 from jaxdesc.data.images import fitted_hw, rescale_xy
+from jaxdesc.data.nearest import mutual_nearest
 from jaxdesc.errors import UserError
 from jaxdesc.methods.pump.multiscale import Crop, factors, poses, view
 from jaxdesc.ops import frames
@@ -65,7 +66,8 @@ def matched(predictor: Predictor, rgb1: np.ndarray, found1: Features, rgb2: np.n
     min(s, 1), and image 2 by min(1 / s, 1) and turned by -r, before their keypoints are described.
 
     Args:
-      rgb1, rgb2: (H, W, 3). found1, found2: their keypoints; a diameter counts as in `Predictor.describe_at`.
+      rgb1, rgb2: (H, W, 3). found1, found2: their keypoints; a diameter counts as in `Predictor.describe_at`. Descriptors that they have already, as
+        `described`, serve where the images are seen as they are.
       options: the method's MatchOptions.
     Returns:
       (M, 2) indices with rising i, and (M,) float32 similarities, <d1, d2>.
@@ -74,9 +76,7 @@ def matched(predictor: Predictor, rgb1: np.ndarray, found1: Features, rgb2: np.n
         return np.zeros((0, 2), int), np.zeros(0, np.float32)
     scale, rotation_deg = pose(predictor, rgb1, found1, rgb2, found2, options)
     shrink1, shrink2 = factors(scale)
-    similarity = _seen(predictor, rgb1, found1, shrink1, 0.0) @ _seen(predictor, rgb2, found2, shrink2, rotation_deg).T
-    indices = _mutual(similarity)
-    return indices, similarity[tuple(indices.T)]
+    return mutual_nearest(_seen(predictor, rgb1, found1, shrink1, 0.0), _seen(predictor, rgb2, found2, shrink2, rotation_deg))
 
 
 def pose(predictor: Predictor, rgb1: np.ndarray, found1: Features, rgb2: np.ndarray, found2: Features, options: Any) -> tuple[float, float]:
@@ -94,18 +94,17 @@ def pose(predictor: Predictor, rgb1: np.ndarray, found1: Features, rgb2: np.ndar
     most, best = AGREEING - 1, (1.0, 0.0)
     for scale, rotation_deg in sorted(poses(options), key=lambda p: (abs(p[1]), abs(np.log(p[0])))):  # of equals the least
         shrink1, shrink2 = factors(scale)
-        indices = _mutual(seen1(shrink1) @ seen2(shrink2, rotation_deg).T)
+        indices, _ = mutual_nearest(seen1(shrink1), seen2(shrink2, rotation_deg))
         ends = top1.keypoints[indices[:, 0]], top2.keypoints[indices[:, 1]]
         transform, agreeing = cv2.estimateAffinePartial2D(*ends, ransacReprojThreshold=AGREEMENT_PX) if len(indices) > most else (None, None)
         if transform is None or agreeing.sum() <= most:
             continue
-        most, best = int(agreeing.sum()), (scale, rotation_deg)
         a, b = transform[:, 0]  # of [[a, -b], [b, a]]
-        if scales and abs(np.log2(np.hypot(a, b) / scale)) < 0.5:
-            best = (float(np.hypot(a, b)), best[1])
-        difference = (np.degrees(np.arctan2(b, a)) - rotation_deg + 180) % 360 - 180
-        if turns and abs(difference) < 45:
-            best = (best[0], float(rotation_deg + difference))
+        octaves = np.log2(max(np.hypot(a, b), 1e-9) / scale)
+        turn_deg = (np.degrees(np.arctan2(b, a)) - rotation_deg + 180) % 360 - 180
+        if abs(octaves) < 1 and abs(turn_deg) < 45:  # many matches into one crowd of keypoints agree on a scale near 0
+            most = int(agreeing.sum())
+            best = float(scale * 2**octaves if scales else scale), float(rotation_deg + turn_deg if turns else rotation_deg)
     return best[0] * max(small1.shape) / max(rgb1.shape) / (max(small2.shape) / max(rgb2.shape)), best[1]
 
 
@@ -114,21 +113,15 @@ def _searched(rgb: np.ndarray, found: Features) -> tuple[np.ndarray, Features]:
     size = rgb.shape[:2]
     small = resized(rgb, fitted_hw(size, SEARCH_SIDE))
     best = top(found, SEARCHED)
-    return small, dataclasses.replace(best, keypoints=rescale_xy(best.keypoints, size, small.shape[:2]).astype(np.float32), scales=None)
+    xy = rescale_xy(best.keypoints, size, small.shape[:2]).astype(np.float32)
+    return small, dataclasses.replace(best, keypoints=xy, scales=None, descriptors=best.descriptors[:, :0])
 
 
 def _seen(predictor: Predictor, rgb: np.ndarray, found: Features, shrink: float, rotation_deg: float) -> np.ndarray:
     """(N, D) descriptors of keypoints in the image shrunk and turned by -rotation."""
     if (shrink, rotation_deg) == (1, 0):
-        return predictor.describe_at(rgb, found.keypoints, found.scales)
+        return found.descriptors if found.descriptors.shape[1] else predictor.describe_at(rgb, found.keypoints, found.scales)
     looked = view(Crop(frames.pixels(rgb)), shrink, rotation_deg)
     h, w = looked.size_hw
     diameters = None if found.scales is None else found.scales * shrink
     return predictor.describe_at(np.clip(looked.image[:h, :w], 0, 1), looked.find(found.keypoints), diameters)
-
-
-def _mutual(similarity: np.ndarray) -> np.ndarray:
-    """(M, 2) rows and columns of a matrix that are each other's greatest."""
-    columns = similarity.argmax(1)
-    rows = np.flatnonzero(similarity.argmax(0)[columns] == np.arange(len(columns)))
-    return np.column_stack([rows, columns[rows]])

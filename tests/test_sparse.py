@@ -69,6 +69,20 @@ def test_images_that_do_not_agree_stay_as_they_are(net):
     assert sparse.pose(net, noise[0], few, noise[1], few, net.options(max_scale=1)) == (1.0, 0.0)
 
 
+def test_a_crowd_of_keypoints_is_no_scale():
+    """Any matches into few pixels agree with the similarity transform that shrinks image 1 to a point."""
+    rng = np.random.default_rng(0)
+    spread, crowd = features(rng.uniform(0, 256, (60, 2))), features(128 + rng.uniform(-3, 3, (60, 2)))
+
+    class OnlyAtHalfScale:
+        def describe_at(self, image, xy, diameters):
+            return np.eye(60, dtype=np.float32) if len(image) < 256 else rng.normal(size=(60, 8)).astype(np.float32) @ np.eye(8, 60, dtype=np.float32)
+
+    image = np.zeros((256, 256, 3), np.uint8)
+    options = predictor.load().options(max_scale=2)
+    assert sparse.pose(OnlyAtHalfScale(), image, spread, image, crowd, options) == (1.0, 0.0)
+
+
 def test_without_keypoints_there_is_no_match(net):
     image, none = photograph(64, 64), features(np.zeros((0, 2)))
     indices, similarity = sparse.matched(net, image, none, image, features([[9, 9]]), net.options())

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxdesc.data.nearest import mutual_nearest
 from jaxdesc.errors import UserError
 from jaxdesc.evals import Protocol, features
 from jaxdesc.evals.hpatches import HomographyPair, dataset_name, read_cache, read_pairs
@@ -89,7 +90,7 @@ def score(args: argparse.Namespace, predictions: Path) -> list[Result]:
         if args.matches:
             matches = match_files.read_hdf5(args.matches, pair.name1, pair.name2, (len(f1), len(f2)))
         else:
-            matches = features.mutual_nearest(f1.descriptors, f2.descriptors)
+            matches = mutual_nearest(f1.descriptors, f2.descriptors)
         measured.append(measure(pair, f1, f2, matches, size1, (ESTIMATORS[args.estimator], args.ransac_px)))
     seconds = time.perf_counter() - start
     settings = {
@@ -119,7 +120,7 @@ def _target(args: argparse.Namespace, pairs: Sequence[HomographyPair]) -> float 
         read, absent = features.available(Path(args.match_count), args.suffix, [name for pair in pairs for name in (pair.name1, pair.name2)])
         if absent:
             raise UserError(f"--match-count {args.match_count} holds no features of {named(absent)}.") from None
-        matched = (features.mutual_nearest(*(top(read(name), args.top).descriptors for name in (pair.name1, pair.name2))) for pair in pairs)
+        matched = (mutual_nearest(*(top(read(name), args.top).descriptors for name in (pair.name1, pair.name2))) for pair in pairs)
         count = float(np.mean([len(similarity) for _, similarity in matched]))
     if not 0 < count < np.inf:
         raise UserError(f"--match-count {args.match_count} must be above 0: a number of matches per pair, or a file of features that match.")

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxdesc.data.nearest import mutual_nearest
 from jaxdesc.errors import UserError
 from jaxdesc.evals import features
 from jaxdesc.store import matches as match_files
@@ -74,7 +75,7 @@ def matched(args: argparse.Namespace, predictions: Path, sizes: Mapping[str, tup
         return found
 
     def nearest(a: str, b: str) -> np.ndarray:
-        return features.mutual_nearest(features_of(a).descriptors, features_of(b).descriptors)[0]
+        return mutual_nearest(features_of(a).descriptors, features_of(b).descriptors)[0]
 
     def listed(a: str, b: str) -> np.ndarray:
         return match_files.read_hdf5(args.matches, a, b, (len(features_of(a)), len(features_of(b))))[0]
