@@ -49,7 +49,7 @@ def flags() -> argparse.ArgumentParser:
     folder.add_argument(
         "--keypoints",
         metavar="sift|grid|FILE.h5",
-        help="match keypoints by their descriptors, in the scales and rotations that dense matches find; FILE.h5: hloc's",
+        help="match keypoints by their descriptors, in the scale and rotation in which most agree; FILE.h5: hloc's",
     )
     folder.add_argument("--max-keypoints", type=int, default=2000, metavar="N", help="--keypoints: the best-scored of an image (default: 2000)")
     folder.add_argument("--cell", type=float, default=4.0, metavar="PX", help="one keypoint in a square of this side (default: 4)")

@@ -20,11 +20,12 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from jaxdesc import config as configs
-from jaxdesc.data.images import fitted_hw, read_rgb, rescale_xy
+from jaxdesc.data.images import read_rgb
 from jaxdesc.engine.step import full_size
 from jaxdesc.methods import METHODS
 from jaxdesc.methods.pump.refine import densify  # of any method's matches
 from jaxdesc.ops import frames
+from jaxdesc.ops.sampling import bilinear
 from jaxdesc.store import weights as weight_files
 from jaxdesc.store.checkpoint import read_run
 from jaxdesc.types import Array, Pair, UserError, Variables
@@ -159,11 +160,11 @@ class Predictor:
     ) -> Matches:
         """`match` with options that are made already."""
         given = [as_rgb(image) for image in (image1, image2)]
-        shrunk = [resized(pixels, fitted_hw(pixels.shape[:2], max_side)) for pixels in given]
+        shrunk = [resized(pixels, frames.fitted(pixels.shape[:2], max_side)) for pixels in given]
         found = self._method.match(self.variables, *shrunk, options, say, progress)
         kept = np.asarray(found.valid)
         ends = [
-            rescale_xy(np.asarray(xy)[kept], small.shape[:2], large.shape[:2]).astype(np.float32)
+            frames.rescaled(np.asarray(xy)[kept], small.shape[:2], large.shape[:2])
             for xy, small, large in zip((found.xy1_px, found.xy2_px), shrunk, given, strict=True)
         ]
         return _ranked(*ends, np.asarray(found.score, np.float32)[kept], np.asarray(found.code, np.int32)[kept])
@@ -212,7 +213,7 @@ class Predictor:
     def _sampled(self, pixels: np.ndarray, xy: np.ndarray, scale: float) -> np.ndarray:
         """(N, D) descriptors at positions (N, 2) of the image, seen shrunk by `scale`."""
         hw = tuple(max(1, round(n * scale)) for n in pixels.shape[:2])
-        xy = np.clip(rescale_xy(xy, pixels.shape[:2], hw), 0, np.array(hw[::-1]) - 1)
+        xy = np.clip(frames.rescaled(xy, pixels.shape[:2], hw), 0, np.array(hw[::-1]) - 1)
         out = np.empty((len(xy), self.dim), np.float32)
         for window in self._windows(resized(pixels, hw)):
             here = ((xy >= np.array(window.start_xy) - 0.5) & (xy < np.array(window.stop_xy) - 0.5)).all(1)
@@ -221,7 +222,7 @@ class Predictor:
             if self._method.describe_at:
                 found = self._method.describe_at(self.variables, window.image, local)
             else:
-                found = _bilinear(self._describe(self.variables, window.image[None])[0], local)
+                found = _at(self._describe(self.variables, window.image[None])[0], local)
             out[here] = np.asarray(found)[: here.sum()]
         return out
 
@@ -253,16 +254,9 @@ def _parts(n: int) -> list[tuple[int, int, int]]:
 
 
 @jax.jit
-def _bilinear(descriptors: Array, xy: Array) -> Array:
-    corner = jnp.floor(xy).astype(jnp.int32)
-    fraction = xy - corner
-    height, width, _ = descriptors.shape
-    out = 0.0
-    for dy in (0, 1):
-        for dx in (0, 1):
-            x, y = jnp.clip(corner[:, 0] + dx, 0, width - 1), jnp.clip(corner[:, 1] + dy, 0, height - 1)
-            weight = jnp.where(dx, fraction[:, 0], 1 - fraction[:, 0]) * jnp.where(dy, fraction[:, 1], 1 - fraction[:, 1])
-            out += weight[:, None] * descriptors[y, x]
+def _at(descriptors: Array, xy: Array) -> Array:
+    """(N, D) of unit length."""
+    out = bilinear(descriptors, xy)
     return out / jnp.maximum(jnp.linalg.norm(out, axis=1, keepdims=True), 1e-12)
 
 

@@ -10,7 +10,6 @@ import cv2
 import numpy as np
 
 from jaxdesc.data import keypoints
-from jaxdesc.data.images import fitted_hw, rescale_xy
 from jaxdesc.data.nearest import mutual_nearest
 from jaxdesc.errors import UserError
 from jaxdesc.methods.pump.multiscale import Crop, factors, poses, view
@@ -111,9 +110,9 @@ def pose(predictor: Predictor, rgb1: np.ndarray, found1: Features, rgb2: np.ndar
 def _searched(rgb: np.ndarray, found: Features) -> tuple[np.ndarray, Features]:
     """The image shrunk for the search, and its best keypoints in it, all to be described in one level: the search has scales of its own."""
     size = rgb.shape[:2]
-    small = resized(rgb, fitted_hw(size, SEARCH_SIDE))
+    small = resized(rgb, frames.fitted(size, SEARCH_SIDE))
     best = top(found, SEARCHED)
-    xy = rescale_xy(best.keypoints, size, small.shape[:2]).astype(np.float32)
+    xy = frames.rescaled(best.keypoints, size, small.shape[:2])
     return small, dataclasses.replace(best, keypoints=xy, scales=None, descriptors=best.descriptors[:, :0])
 
 

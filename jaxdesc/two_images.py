@@ -9,8 +9,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from jaxdesc import figures
-from jaxdesc.data.images import fitted_hw, rescale_xy
 from jaxdesc.errors import UserError
+from jaxdesc.ops import frames
 from jaxdesc.predictor import Matches, as_rgb, resized
 from jaxdesc.store import flow
 from jaxdesc.store.files import atomic
@@ -27,9 +27,9 @@ def heat_maps(predictor, image1, image2, max_side: int | None, queries: list[lis
       UserError: a method without either; a query outside image 1; several queries, or a truth, for a method that shows levels.
     """
     module, given = predictor.module, (image1.shape[:2], image2.shape[:2])
-    image1, image2 = (resized(image, fitted_hw(hw, max_side)) for image, hw in zip((image1, image2), given, strict=True))
+    image1, image2 = (resized(image, frames.fitted(hw, max_side)) for image, hw in zip((image1, image2), given, strict=True))
     xy1 = within(queries, given[0], image1.shape[:2])
-    xy2 = None if truth is None else rescale_xy(np.array(truth), given[1], image2.shape[:2])
+    xy2 = None if truth is None else frames.rescaled(np.array(truth), given[1], image2.shape[:2])
     if hasattr(module.infer, "distributions"):
         net = module.network.build(predictor.config)
         found = module.infer.distributions(predictor.variables, image1, image2, xy1, net=net, cfg=predictor.config)
@@ -51,11 +51,11 @@ def match_points(predictor, image1, image2, max_side: int | None, xy1, search: s
     infer, given = predictor.module.infer, (image1.shape[:2], image2.shape[:2])
     if not hasattr(infer, "query"):
         raise UserError(f"--points asks the coarse and then the fine descriptors of caps, which {predictor.name} does not have: leave it out.")
-    shrunk = [resized(image, fitted_hw(hw, max_side)) for image, hw in zip((image1, image2), given, strict=True)]
+    shrunk = [resized(image, frames.fitted(hw, max_side)) for image, hw in zip((image1, image2), given, strict=True)]
     net = predictor.module.network.build(predictor.config)
     asked = within(xy1, given[0], shrunk[0].shape[:2])
     found, _ = infer.query(predictor.variables, *shrunk, asked, net=net, cfg=predictor.config, search=search)
-    xy2 = rescale_xy(found.xy2_px, shrunk[1].shape[:2], given[1]).astype(np.float32)
+    xy2 = frames.rescaled(found.xy2_px, shrunk[1].shape[:2], given[1])
     return Matches(np.asarray(xy1, np.float32), xy2, found.score, found.code)
 
 
@@ -63,7 +63,7 @@ def within(xy, from_hw, to_hw):
     """Points (N, 2) of an image in the same image resized; of one that lies in the outer half of a pixel at the edge, the pixel's centre."""
     xy, size = np.asarray(xy, np.float64), np.array(from_hw[::-1])
     inside = ((xy >= -0.5) & (xy <= size - 0.5)).all(-1, keepdims=True)
-    moved = rescale_xy(xy, from_hw, to_hw)
+    moved = frames.rescaled(xy, from_hw, to_hw)
     return np.where(inside, np.clip(moved, 0, np.array(to_hw[::-1]) - 1), moved)
 
 

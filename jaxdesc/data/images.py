@@ -1,13 +1,12 @@
 """Reading photographs as they come: any folder, any sane format, 8-bit upright RGB out.
 
-Convention: shrinking maps pixel centres by x' = (x + .5) s - .5 with s = new size / original size per axis (`rescale_xy`), the
+Convention: shrinking maps pixel centres by x' = (x + .5) s - .5 with s = new size / original size per axis (`frames.rescaled`), the
 original being the upright image, after the EXIF orientation.
 """
 
 import io
 import os
 import threading
-from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +14,7 @@ import numpy as np
 from PIL import ExifTags, Image
 
 from jaxdesc.errors import UserError
+from jaxdesc.ops.frames import fitted
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".ppm", ".pgm")
 MIN_SIDE_PX = 32  # a shorter side below this holds nothing to learn from
@@ -67,18 +67,6 @@ def find_images(folder: str | os.PathLike) -> list[str]:
     return sorted(names)
 
 
-def fitted_hw(hw: Sequence[int], max_side: int | None) -> tuple[int, int]:
-    """(H, W) with the longer side shrunk to at most `max_side`, aspect kept to the nearest pixel."""
-    scale = min(1.0, max_side / max(hw)) if max_side else 1.0
-    return max(1, round(hw[0] * scale)), max(1, round(hw[1] * scale))
-
-
-def rescale_xy(xy_px: np.ndarray, from_hw: Sequence[int], to_hw: Sequence[int]) -> np.ndarray:
-    """Points (..., 2) of an image of size `from_hw` in the same image resized to `to_hw`: x' = (x + .5) s - .5."""
-    scale = np.array([to_hw[1] / from_hw[1], to_hw[0] / from_hw[0]])
-    return (xy_px + 0.5) * scale - 0.5
-
-
 def read_rgb(path: str | os.PathLike, max_side: int | None = None) -> np.ndarray:
     """(H, W, 3) uint8 RGB of an image file, upright, its longer side shrunk to `max_side` if it is longer.
 
@@ -129,7 +117,7 @@ def _decode(data: bytes, path: str | os.PathLike, max_side: int | None) -> _Deco
     try:
         with _open(io.BytesIO(data)) as image:
             stored_wh = image.size
-            wanted_wh = fitted_hw(stored_wh[::-1], max_side)[::-1]
+            wanted_wh = fitted(stored_wh[::-1], max_side)[::-1]
             # libjpeg decodes at 1/2, 1/4 or 1/8 for less; `box` is what the reduced image covers of the original, to a fraction of a pixel
             _, box = image.draft(None, tuple(int(_GAP * s) for s in wanted_wh)) or (None, None)
             if image.size[0] * image.size[1] > MAX_PIXELS:

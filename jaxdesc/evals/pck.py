@@ -17,6 +17,7 @@ from jaxdesc.evals.features import size_of as image_size
 from jaxdesc.evals.features import source_of
 from jaxdesc.evals.published import BYTES
 from jaxdesc.evals.result import Curve, Result
+from jaxdesc.ops import frames
 from jaxdesc.store.features import STORAGES
 
 ALPHAS = tuple(k / 100 for k in range(1, 21))
@@ -216,7 +217,7 @@ def scaled(a: Path, b: Path, xy: np.ndarray, size_a: tuple[int, int], size_b: tu
 
 def trained(args: argparse.Namespace) -> tuple[dict[str, Any], Move]:
     """By --weights: a keypoint moves to the pixel whose descriptor has the highest dot product with its own, or along densified matches."""
-    from jaxdesc.data.images import fitted_hw, read_rgb, rescale_xy
+    from jaxdesc.data.images import read_rgb
     from jaxdesc.predictor import densified, load, resized
     from jaxdesc.store.features import descriptor_bytes, packed, unpacked
 
@@ -227,7 +228,7 @@ def trained(args: argparse.Namespace) -> tuple[dict[str, Any], Move]:
     @functools.lru_cache(maxsize=8)
     def shrunk(path: Path) -> tuple[np.ndarray, tuple[int, int]]:
         rgb = read_rgb(path)
-        return resized(rgb, fitted_hw(rgb.shape[:2], args.max_side)), rgb.shape[:2]
+        return resized(rgb, frames.fitted(rgb.shape[:2], args.max_side)), rgb.shape[:2]
 
     @functools.lru_cache(maxsize=8)
     def described(path: Path) -> np.ndarray:
@@ -236,10 +237,10 @@ def trained(args: argparse.Namespace) -> tuple[dict[str, Any], Move]:
 
     def nearest(a: Path, b: Path, xy: np.ndarray, size_a: tuple[int, int], size_b: tuple[int, int]) -> np.ndarray:
         small_a, small_b = described(a), described(b)
-        own = transfers.sample(small_a, rescale_xy(xy, size_a[::-1], small_a.shape[:2])).astype(np.float32)
+        own = transfers.sample(small_a, frames.rescaled(xy, size_a[::-1], small_a.shape[:2])).astype(np.float32)
         best = (own @ small_b.reshape(-1, small_b.shape[2]).T).argmax(1)
         found = np.column_stack([best % small_b.shape[1], best // small_b.shape[1]])
-        return rescale_xy(found, small_b.shape[:2], size_b[::-1])
+        return frames.rescaled(found, small_b.shape[:2], size_b[::-1])
 
     def match(a: Path, b: Path, xy: np.ndarray, size_a: tuple[int, int], size_b: tuple[int, int]) -> np.ndarray:
         (small_a, _), (small_b, _) = shrunk(a), shrunk(b)
@@ -247,7 +248,7 @@ def trained(args: argparse.Namespace) -> tuple[dict[str, Any], Move]:
             positions = densified(predictor.match(small_a, small_b, say=lambda _: None), small_a.shape[:2], small_b.shape[:2])
         except UserError:  # no match at all
             return scaled(a, b, xy, size_a, size_b)
-        return rescale_xy(transfers.sample(positions, rescale_xy(xy, size_a[::-1], small_a.shape[:2])), small_b.shape[:2], size_b[::-1])
+        return frames.rescaled(transfers.sample(positions, frames.rescaled(xy, size_a[::-1], small_a.shape[:2])), small_b.shape[:2], size_b[::-1])
 
     def own(a: Path, b: Path, xy: np.ndarray, size_a: tuple[int, int], size_b: tuple[int, int]) -> np.ndarray:
         return predictor.transfer(read(a), read(b), np.clip(xy, 0, np.array(size_a) - 1))  # annotations that count from 1 may lie a pixel outside

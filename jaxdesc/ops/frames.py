@@ -1,5 +1,7 @@
 """Photographs on their way into a network, on the host: NumPy."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from jaxdesc.types import Array, UserError
@@ -25,9 +27,9 @@ def filled_points(xy: np.ndarray, step: int) -> np.ndarray:
     return np.pad(xy, ((0, -(-max(1, len(xy)) // step) * step - len(xy)), (0, 0)))
 
 
-def fitted(size_hw: tuple[int, int], most: int) -> tuple[int, int]:
+def fitted(size_hw: Sequence[int], most: int | None) -> tuple[int, int]:
     """(H, W) with the longer side shrunk to at most `most`, aspect kept to the nearest pixel."""
-    scale = min(1.0, most / max(size_hw))
+    scale = min(1.0, most / max(size_hw)) if most else 1.0
     return max(1, round(size_hw[0] * scale)), max(1, round(size_hw[1] * scale))
 
 
@@ -51,7 +53,7 @@ def resized(image: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
     return np.einsum("uh,hvc->uvc", _weights(h, rows), across, optimize=True)
 
 
-def rescaled(xy: np.ndarray, from_hw: tuple[int, int], to_hw: tuple[int, int]) -> np.ndarray:
+def rescaled(xy: np.ndarray, from_hw: Sequence[int], to_hw: Sequence[int]) -> np.ndarray:
     """Points (..., 2) px of an image of size `from_hw` in the same image resized to `to_hw`: x' = (x + .5) s - .5; float32."""
     scale = np.array([to_hw[1] / from_hw[1], to_hw[0] / from_hw[0]])
     return ((np.asarray(xy) + 0.5) * scale - 0.5).astype(np.float32)

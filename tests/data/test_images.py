@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from jaxdesc.data.images import UnreadableImage, encode_for_dataset, find_images, fitted_hw, read_rgb, rescale_xy
+from jaxdesc.data.images import UnreadableImage, encode_for_dataset, find_images, read_rgb
+from jaxdesc.ops.frames import fitted, rescaled
 from jaxdesc.types import UserError
 
 RNG = np.random.default_rng(0)
@@ -152,12 +153,12 @@ def test_shrinking_keeps_pixel_centres(tmp_path):
     blob = (250 * np.exp(-((x - x0) ** 2 + (y - y0) ** 2) / (2 * 40**2))).astype(np.uint8)
     for name in ("x.jpg", "x.png"):
         rgb = read_rgb(save(tmp_path / name, blob), 101)[..., 0].astype(float)
-        assert rgb.shape == fitted_hw((height, width), 101) == (67, 101)
+        assert rgb.shape == fitted((height, width), 101) == (67, 101)
         v, u = np.mgrid[:67, :101]
         centre = np.array([(rgb * u).sum(), (rgb * v).sum()]) / rgb.sum()
         by_hand = ((x0 + 0.5) * 101 / width - 0.5, (y0 + 0.5) * 67 / height - 0.5)
         np.testing.assert_allclose(centre, by_hand, atol=0.03)
-        np.testing.assert_allclose(rescale_xy(np.array([x0, y0]), (height, width), (67, 101)), by_hand)
+        np.testing.assert_allclose(rescaled(np.array([x0, y0]), (height, width), (67, 101)), by_hand, rtol=1e-6)
 
 
 def test_encode_keeps_sound_jpeg_bytes(tmp_path):

@@ -20,8 +20,8 @@ import tensorflow_datasets as tfds
 
 from jaxdesc.data import align
 from jaxdesc.data.builders import base
-from jaxdesc.data.images import fitted_hw, rescale_xy
 from jaxdesc.errors import UserError
+from jaxdesc.ops import frames
 
 FEATURES_KEPT = 2000  # images whose SIFT features stay in memory (0.2 MB each)
 
@@ -179,10 +179,10 @@ def read_correspondences(file: Path, original_hws: Sequence[tuple[int, int]], ma
         raise UserError(f"{file} is not a NumPy array: {error}.") from error
     if rows.ndim != 2 or rows.shape[1] < 4 or not np.issubdtype(rows.dtype, np.number) or not np.isfinite(rows[:, :4]).all():
         raise UserError(f"{file} holds {rows.dtype} of shape {rows.shape} where rows of finite numbers x1 y1 x2 y2 belong.")
-    stored = [fitted_hw(hw, max_side_px) for hw in original_hws]
-    xy12 = np.concatenate([rescale_xy(rows[:, 2 * i : 2 * i + 2], original_hws[i], stored[i]) for i in range(2)], axis=1)
+    stored = [frames.fitted(hw, max_side_px) for hw in original_hws]
+    xy12 = np.concatenate([frames.rescaled(rows[:, 2 * i : 2 * i + 2], original_hws[i], stored[i]) for i in range(2)], axis=1)
     limit = np.array([stored[0][1], stored[0][0], stored[1][1], stored[1][0]]) - 0.5
-    return xy12[((xy12 >= -0.5) & (xy12 <= limit)).all(axis=1)].astype(np.float32)
+    return xy12[((xy12 >= -0.5) & (xy12 <= limit)).all(axis=1)]
 
 
 def prepare(listing: Listing, where: str, max_side_px: int, cache: str) -> PairSet:

@@ -21,10 +21,10 @@ import tensorflow_datasets as tfds
 
 from jaxdesc.data.builders import base
 from jaxdesc.data.cameras import Camera
-from jaxdesc.data.images import fitted_hw, rescale_xy
 from jaxdesc.data.keypoints import sift
 from jaxdesc.data.posed_draw import seen_within
 from jaxdesc.errors import UserError
+from jaxdesc.ops import frames
 
 MAX_ROTATION_DEG = 80.0
 MAX_PAIRS = 5000  # of a scene
@@ -208,7 +208,7 @@ class Views(base.LocalBuilder):
                     f"{scene.files[name]} is {width}x{height} px, but its camera {camera.width}x{camera.height} px: "
                     "the images must be those that were calibrated, without EXIF orientation."
                 )
-            xy = rescale_xy(camera.xy_px, camera_hw, stored_hw)
+            xy = frames.rescaled(camera.xy_px, camera_hw, stored_hw)
             if scene.detect:
                 xy = np.concatenate([xy, sift(photo["image"], MAX_KEYPOINTS).xy_px])
             return {"K": resized(camera.K, camera_hw, stored_hw).astype(np.float32), "xy_px": xy.astype(np.float32)}
@@ -271,8 +271,8 @@ class PosedPairs(base.LocalBuilder):
                     **{"R_1to2": R.astype(np.float32), "t_1to2": (t / length).astype(np.float32)},
                     "depth_range": (depth_range(scene) / length).astype(np.float32),
                     **{"known_1to2": known_1to2.astype(np.int32), "known_2to1": known_2to1.astype(np.int32)},
-                    "xy_1to2": rescale_xy(xy_1to2, (camera2.height, camera2.width), index[name2][1]).astype(np.float32),
-                    "xy_2to1": rescale_xy(xy_2to1, (camera1.height, camera1.width), index[name1][1]).astype(np.float32),
+                    "xy_1to2": frames.rescaled(xy_1to2, (camera2.height, camera2.width), index[name2][1]),
+                    "xy_2to1": frames.rescaled(xy_2to1, (camera1.height, camera1.width), index[name1][1]),
                 },
             )
         if tell:
@@ -288,7 +288,7 @@ def resized(K: np.ndarray, from_hw: Sequence[int], to_hw: Sequence[int]) -> np.n
 def _names(images: ViewImages) -> list[tuple[str, tuple[int, int]]]:
     """Name and stored (H, W) of each photograph, in order."""
     stored = images.as_data_source("images", decoders={"image": tfds.decode.SkipDecoding()})
-    return [(os.fsdecode(example["name"]), fitted_hw(example["original_hw"], images.max_side_px)) for example in stored]
+    return [(os.fsdecode(example["name"]), frames.fitted(example["original_hw"], images.max_side_px)) for example in stored]
 
 
 def prepare(label: str, scenes: Sequence[Callable[[], Scene]], files: Mapping[str, Path], where: str, max_side_px: int, cache: str, *options: Any) -> PosedSet:
