@@ -7,7 +7,7 @@ paper    the published recipe: 50 epochs of 16,000 pairs are 50,000 steps of 16 
            --config.data.synthetic=photos:WEB_PHOTOS@3125,photos:SFM120K/ims@4875 --config.data.real=sfm120k:SFM120K
          (the published run draws 3,125 web photographs and 4,875 of SfM-120k an epoch, and 8,000 pairs of SfM-120k).
 paper_s, paper_u  the published recipe on one half of the loss, same number of pairs a step.
-shipped  how the weights inside the package were trained: a wider and deeper ConvMixer, 2,400 steps of 6 synthetic and 2 real pairs on more photographs (the list is
+shipped  how the weights inside the package were trained: a wider and deeper ConvMixer, 4,300 steps of 6 synthetic and 2 real pairs on more photographs (the list is
          in jaxdesc/weights/pump.md), stronger changes of light, the running mean of the parameters:
            --config.data.synthetic=photos:PHOTOS --config.data.real=pairs:SCENES
          Three synthetic pairs to a real one because at so few steps synthetic pairs teach more: 600 steps of 8 pairs of the default's network on these
@@ -52,7 +52,7 @@ def _shipped() -> ExperimentConfig:
         data=replace(base.data, synthetic=(Source("photos", ""),), real=(Source("pairs", ""),), synthetic_per_batch=6, real_per_batch=2, canvas_px=1024),
         draw=replace(base.draw, brightness=0.4, contrast=0.4, saturation=0.3),
         optim=replace(base.optim, schedule="trapezoid", warmup_steps=50, ema_decay=0.995),
-        train=TrainConfig(steps=2400),
+        train=TrainConfig(steps=4300),
         report=replace(base.report, validate_every=200, validation_pairs=32),
     )
 

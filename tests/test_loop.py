@@ -66,14 +66,13 @@ def test_a_run_leaves_what_it_promises(tmp_path, cache):
 def test_killed_and_resumed_equals_uninterrupted(tmp_path, cache):
     """kill -9 somewhere in the run; the same command goes on and ends bit by bit where an undisturbed run ends."""
     flags = ("--config", "configs/pump.py:smoke", f"--config.data.cache={cache}", "--config.train.steps=4")
-    whole = verb(*flags, "--workdir", str(tmp_path / "whole"))
     process = verb(*flags, "--workdir", str(tmp_path / "killed"))
     deadline = time.time() + 300
     while not any((tmp_path / "killed" / "checkpoints").glob("[0-9]*")) and process.poll() is None and time.time() < deadline:
         time.sleep(0.05)
     process.kill()
     process.communicate()
-    again = verb(*flags, "--workdir", str(tmp_path / "killed"))
+    again, whole = (verb(*flags, "--workdir", str(tmp_path / name)) for name in ("killed", "whole"))
     for process in (again, whole):
         out, err = process.communicate(timeout=300)
         assert process.returncode == 0, err
