@@ -1,13 +1,14 @@
-"""Photographs on their way into a network, on the host: NumPy."""
+"""Photographs on their way into a network, on the host: NumPy, and no JAX is loaded."""
 
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from jaxdesc.types import Array, UserError
+from jaxdesc.errors import UserError
 
 
-def pixels(image: Array, name: str = "image") -> np.ndarray:
+def pixels(image: ArrayLike, name: str = "image") -> np.ndarray:
     """(H, W, 3) float32 in [0, 1] of uint8, or of floats that are so already; raises UserError for another shape."""
     image = np.asarray(image)
     if image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
