@@ -99,11 +99,11 @@ def pose(predictor: Predictor, rgb1: np.ndarray, found1: Features, rgb2: np.ndar
         if transform is None or agreeing.sum() <= most:
             continue
         a, b = transform[:, 0]  # of [[a, -b], [b, a]]
-        octaves = np.log2(max(np.hypot(a, b), 1e-9) / scale)
+        found = float(np.hypot(a, b))
         turn_deg = (np.degrees(np.arctan2(b, a)) - rotation_deg + 180) % 360 - 180
-        if abs(octaves) < 1 and abs(turn_deg) < 45:  # many matches into one crowd of keypoints agree on a scale near 0
+        if scale / 2 < found < 2 * scale and abs(turn_deg) < 45:  # many matches into one crowd of keypoints agree on a scale near 0
             most = int(agreeing.sum())
-            best = float(scale * 2**octaves if scales else scale), float(rotation_deg + turn_deg if turns else rotation_deg)
+            best = found if scales else scale, float(rotation_deg + turn_deg) if turns else rotation_deg
     return best[0] * max(small1.shape) / max(rgb1.shape) / (max(small2.shape) / max(rgb2.shape)), best[1]
 
 
