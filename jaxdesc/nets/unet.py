@@ -15,7 +15,7 @@ class Maps(NamedTuple):
     """Descriptors of images at two resolutions, not normalised."""
 
     coarse: Array  # (B, ceil(H / 16), ceil(W / 16), coarse_dim) float32
-    fine: Array  # (B, ceil(H / 4), ceil(W / 4), fine_dim) float32
+    fine: Array  # (B, ceil(H / 4), ceil(W / 4), fine_dim) float32; released: 4 x coarse
 
 
 class Stage(nn.Module):
@@ -34,13 +34,30 @@ class Stage(nn.Module):
         return nn.elu(norm(x)) if self.released else norm(nn.relu(x))
 
 
+def concatenate(encoder: Array, decoder: Array, released: bool) -> Array:
+    """[encoder, decoder], channels side by side (CAPS, supplementary, Table 3).
+
+    Of a side that is no multiple of 16 the decoder's map, twice its half, is larger.
+    The paper does not say what happens then: here its first rows and columns go. The
+    released program pads the encoder's map with zeros instead, half of them (rounded
+    down) before it and the others behind (`released`).
+    """
+    have, want = encoder.shape[1:3], decoder.shape[1:3]
+    if not released:
+        return jnp.concatenate([encoder, decoder[:, -have[0] :, -have[1] :]], -1)
+    lack = [w - h for h, w in zip(have, want, strict=True)]
+    pads = [(n // 2, n - n // 2) for n in lack]
+    return jnp.concatenate([jnp.pad(encoder, [(0, 0), *pads, (0, 0)]), decoder], -1)
+
+
 class CapsNet(nn.Module):
     """Table 3 of CAPS's supplementary: coarse descriptors at 1/16, fine ones at 1/4 of the image.
 
     Shapes: (B, H, W, 3) RGB in [0, 1], any H and W -> Maps.
 
     Attributes:
-      released: order of operations of the released weights instead of the paper's, see `Stage`.
+      released: the decoder of the released weights instead of the paper's: see `Stage`
+        and `concatenate`.
       decoder_features: channels of the decoder at 1/8 and at 1/4; 512 and 256 in the paper.
     """
 
@@ -64,7 +81,6 @@ class CapsNet(nn.Module):
         coarse = stage(x, self.coarse_dim, 1, "conv_coarse")
         for level, (encoder, features) in zip((3, 2), ((eighth, self.decoder_features[0]), (quarter, self.decoder_features[1])), strict=True):
             x = stage(resize_aligned(x, (2 * x.shape[1], 2 * x.shape[2])), features, 3, f"upconv{level}")
-            x = x[:, -encoder.shape[1] :, -encoder.shape[2] :]  # of an odd side, twice its half is one more: the first row goes, as in the released program
-            x = stage(jnp.concatenate([encoder, x], -1), features, 3, f"iconv{level}")
+            x = stage(concatenate(encoder, x, self.released), features, 3, f"iconv{level}")
         fine = stage(x, self.fine_dim, 1, "conv_fine")
         return Maps(coarse.astype(jnp.float32), fine.astype(jnp.float32))

@@ -12,7 +12,8 @@ from safetensors.numpy import save as serialised
 from jaxdesc.store.files import atomic
 from jaxdesc.types import UserError, Variables
 
-FORMAT = "jaxdesc-1"
+FORMAT = "jaxdesc-2"
+FIRST = "jaxdesc-1"  # the same but for weights converted from CAPS's release, see `load`
 
 
 class Weights(NamedTuple):
@@ -50,8 +51,12 @@ def save(path: str | Path, method: str, config: Any, variables: Variables, notes
 def load(path: str | Path) -> Weights:
     """Reads a weight file.
 
+    Files of the format `FIRST` are read too, but for CAPS with the released decoder:
+    the converter of that time mixed up two halves of the channels, and the file does not
+    say whether it was converted or trained here.
+
     Raises:
-      UserError: there is none, or it was not written by `save`.
+      UserError: there is none, it was not written by `save`, or it is such a file of CAPS.
     """
     path = Path(path)
     if not path.is_file():
@@ -59,9 +64,16 @@ def load(path: str | Path) -> Weights:
     try:
         with safe_open(str(path), framework="numpy") as file:
             header = file.metadata() or {}
-            if header.get("format") != FORMAT:
+            if header.get("format") not in (FORMAT, FIRST):
                 raise UserError(f"{path} is not a jaxdesc weight file: convert released weights with `python -m jaxdesc.convert`.")
             flat = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, not a dict
     except SafetensorError as e:
         raise UserError(f"{path} cannot be read as safetensors: {e}.") from e
-    return Weights(header["method"], json.loads(header["config"]), unflatten(flat), json.loads(header["notes"]))
+    config = json.loads(header["config"])
+    doubtful = header["method"] == "caps" and config.get("decoder") == "released"
+    if header["format"] == FIRST and doubtful:
+        raise UserError(
+            f"{path} may hold CAPS weights that an earlier version converted wrongly: "
+            "make it again with `python -m jaxdesc.convert`."
+        )
+    return Weights(header["method"], config, unflatten(flat), json.loads(header["notes"]))

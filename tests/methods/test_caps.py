@@ -14,13 +14,15 @@ from jaxdesc import config, predictor
 from jaxdesc.config import ExperimentConfig
 from jaxdesc.engine.step import validation_step
 from jaxdesc.methods import METHODS
-from jaxdesc.methods.caps import Config, infer, loss, matching
+from jaxdesc.methods.caps import Config, infer, loss, matching, network
 from jaxdesc.methods.caps.infer import MatchOptions
 from jaxdesc.methods.caps.matching import Match, Matches, match_pair
 from jaxdesc.methods.caps.weights import from_torch
 from jaxdesc.nets.unet import Maps
 from jaxdesc.store import weights
+from jaxdesc.store.pretrained import trained
 from jaxdesc.types import Pair, PosedPair, UserError
+from tests.reference import inputs
 
 SIZE = (48, 80)  # rows and columns of the images
 TINY = Config(backbone="resnet10", width=4, decoder_features=(8, 8), coarse_dim=6, fine_dim=5)
@@ -530,7 +532,8 @@ def test_defaults_are_the_papers():
 
 
 def released(variables):
-    """The names of the released checkpoint: firstconv, firstbn, layer1.0..., upconv3.conv.conv and iconv3.conv."""
+    """As the released checkpoint: firstconv, firstbn, layer1.0..., upconv3.conv.conv and
+    iconv3.conv, which takes [decoder, encoder]."""
     found = {}
     for collection in ("params", "batch_stats"):
         for path, leaf in jax.tree_util.tree_leaves_with_path(variables[collection]):
@@ -544,6 +547,10 @@ def released(variables):
                 name = name.replace(".", ".conv.", 1)
             role = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}[last]
             found[f"{name}.{role}"] = np.asarray(leaf).transpose(3, 2, 0, 1) if leaf.ndim == 4 else np.asarray(leaf)
+    for name, features in zip(("iconv3", "iconv2"), TINY.decoder_features, strict=True):
+        weight = found[f"{name}.conv.weight"]
+        encoder, decoder = weight[:, :-features], weight[:, -features:]
+        found[f"{name}.conv.weight"] = np.concatenate([decoder, encoder], 1)
     return found
 
 
@@ -554,6 +561,42 @@ def test_released_weights_come_back(variables):
         cfg, found = from_torch({f"{wrapper}{name}": value for name, value in tensors.items()} | {f"{wrapper}firstbn.num_batches_tracked": np.array(1)})
         assert cfg == dataclasses.replace(TINY, decoder="released")
         chex.assert_trees_all_equal(found, {name: jax.tree.map(np.asarray, tree) for name, tree in variables.items()})
+
+
+@pytest.fixture(scope="module")
+def converted():
+    """Names and shapes of the published network, filled by a seed, through the converter."""
+    cfg, found = from_torch(inputs.caps_state(inputs.load("caps_maps.npz")["names"]))
+    assert cfg == Config(decoder="released")
+    return jax.jit(partial(network.features, network.build(cfg))), found
+
+
+@pytest.mark.parametrize("case", sorted(inputs.CAPS_IMAGES))
+def test_converted_weights_give_the_maps_of_the_released_program(converted, case):
+    """Also of 97 x 131 pixels, where the encoder's maps are padded: 28 x 36 for 25 x 33."""
+    features, found = converted
+    mean, std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+    image = np.moveaxis(inputs.caps_image(case), 1, -1) * std + mean
+    maps, expected = features(found, image.astype(np.float32)), inputs.load("caps_maps.npz")
+    coarse, fine = (np.moveaxis(np.asarray(m), -1, 1) for m in maps)
+    np.testing.assert_allclose(coarse[:, ::16], expected[f"{case}_coarse"], atol=1e-4)
+    np.testing.assert_allclose(fine[:, ::16, ::3, ::3], expected[f"{case}_fine"], atol=1e-4)
+
+
+def test_files_that_were_converted_wrongly_are_refused(variables, tmp_path, monkeypatch):
+    """The header of that time does not tell converted weights from trained ones; all other
+    files are what they were."""
+    cfg, found = from_torch(released(variables))
+    path = tmp_path / "w.safetensors"
+    weights.save(path, "caps", cfg, found)
+    chex.assert_trees_all_equal(weights.load(path).variables, found)
+    monkeypatch.setattr(weights, "FORMAT", "jaxdesc-1")
+    weights.save(path, "caps", cfg, found, {"source": "caps.pth", "licence": "MIT"})
+    for read in (weights.load, predictor.load, lambda path: trained(path, "caps")):
+        with pytest.raises(UserError, match=r"w\.safetensors may hold .* wrongly: make it again"):
+            read(path)
+    weights.save(path, "caps", dataclasses.replace(cfg, decoder="paper"), found)
+    chex.assert_trees_all_equal(weights.load(path).variables, found)
 
 
 @pytest.mark.parametrize(

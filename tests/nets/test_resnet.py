@@ -250,9 +250,18 @@ def test_mistakes_in_the_spec_name_the_field(caps_variables, tmp_path):
 # ---- CAPS's network
 
 
-@pytest.mark.parametrize(("hw", "coarse", "fine"), [((480, 640), (30, 40), (120, 160)), ((483, 637), (31, 40), (121, 160)), ((33, 17), (3, 2), (9, 5))])
-def test_shapes_of_table_3(hw, coarse, fine):
-    net = network.build(Config())
+@pytest.mark.parametrize(
+    ("decoder", "hw", "coarse", "fine"),
+    [
+        ("paper", (480, 640), (30, 40), (120, 160)),
+        ("paper", (483, 637), (31, 40), (121, 160)),
+        ("paper", (33, 17), (3, 2), (9, 5)),
+        ("released", (480, 640), (30, 40), (120, 160)),
+        ("released", (97, 131), (7, 9), (28, 36)),
+    ],
+)
+def test_shapes_of_table_3(decoder, hw, coarse, fine):
+    net = network.build(Config(decoder=decoder))
     variables, out = shapes(net, jax.ShapeDtypeStruct((2, *hw, 3), jnp.float32))
     assert out.coarse.shape == (2, *coarse, 128) and out.fine.shape == (2, *fine, 128)
     kernels = {name: tree["conv"]["kernel"].shape for name, tree in variables["params"].items() if name != "backbone"}
@@ -307,7 +316,13 @@ def test_the_whole_network_against_numpy(decoder):
         return np.where(x > 0, x, np.expm1(np.minimum(x, 0)))
 
     def join(encoder, x):
-        return np.concatenate([encoder, x[:, x.shape[1] - encoder.shape[1] :, x.shape[2] - encoder.shape[2] :]])
+        (have_y, have_x), (want_y, want_x) = encoder.shape[1:], x.shape[1:]
+        dy, dx = want_y - have_y, want_x - have_x
+        if decoder == "paper":
+            return np.concatenate([encoder, x[:, dy:, dx:]])
+        padded = np.zeros((len(encoder), want_y, want_x))
+        padded[:, dy // 2 : dy // 2 + have_y, dx // 2 : dx // 2 + have_x] = encoder
+        return np.concatenate([padded, x])
 
     found = torch_resnet(image[0].astype(np.float64), t, (1, 1, 1))
     x = found["layer3.0"]

@@ -33,7 +33,10 @@ class Config:
     width: int = option(64, "channels of the encoder's stem; 64 in ResNets", at_least=1)
     weights: str = option("", "what training starts from: imagenet:FILE with a torchvision or timm ResNet (.pth or .safetensors); empty: random numbers")
     decoder: str = option(
-        "paper", "order of operations: convolution, ReLU, norm; or convolution, norm, ELU as in the released weights", choices=("paper", "released")
+        "paper",
+        "paper: convolution, ReLU, norm; released, for the released weights: convolution, "
+        "norm, ELU, and where sides are no multiples of 16 the encoder's maps are padded",
+        choices=("paper", "released"),
     )
     decoder_features: tuple[int, int] = option((512, 256), "channels of the decoder at 1/8 and at 1/4")
     coarse_dim: int = option(128, "length of the coarse descriptors", at_least=1)

@@ -38,7 +38,9 @@ def joined(coarse: Array, fine: Array, normalize: bool = True) -> Array:
 
 
 def describe(net: nn.Module, variables: Variables, images: Array, normalize: bool = True) -> Array:
-    """Dense descriptors: (B, H, W, 3) RGB in [0, 1] -> (B, ceil(H / 4), ceil(W / 4), coarse_dim + fine_dim), corners aligned with the images'.
+    """Dense descriptors: (B, H, W, 3) RGB in [0, 1] -> (B, h, w, coarse_dim + fine_dim).
+
+    h and w are those of the fine map, H / 4 and W / 4, corners aligned with the images'.
 
     The coarse map is resized to the fine one and both are put side by side. Source: CAPS, supplementary 5.
     """

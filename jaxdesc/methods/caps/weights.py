@@ -25,6 +25,24 @@ def canonical(name: str) -> str:
     return DECODER.sub(r"\1.\2.", name)
 
 
+def encoder_first(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """iconv3 and iconv2 with the input channels [encoder, decoder] instead of [decoder, encoder].
+
+    The released network concatenates in the latter order, ours with either decoder in
+    the former, that of Table 3 of CAPS's supplementary: the converter, and nothing
+    else, turns the halves round. So what was trained here, with `decoder="released"`
+    too, is right as it is. Weight files that were converted before the halves were
+    turned give useless fine descriptors; `store.weights.load` refuses them.
+    """
+
+    def turned(name: str, w: np.ndarray) -> np.ndarray:
+        if name not in ("iconv3.conv.weight", "iconv2.conv.weight") or w.ndim != 4:
+            return w
+        return np.roll(w, -len(w), axis=1)  # as many channels come from the decoder as go out
+
+    return {name: turned(name, w) for name, w in tensors.items()}
+
+
 def _name(path: str) -> str:
     if path.startswith("backbone/"):
         return torch_names.resnet_name(path.removeprefix("backbone/"))
@@ -50,12 +68,12 @@ def infer_config(tensors: dict[str, np.ndarray]) -> Config:
 
 
 def from_torch(tensors: dict[str, np.ndarray]) -> tuple[Config, Variables]:
-    """Torch tensors by name -> (Config with the released order of operations, our variables).
+    """Torch tensors by name -> (Config with the released decoder, our variables).
 
     Raises:
       UserError: listing every tensor that is missing, not used or of another shape.
     """
-    tensors = {canonical(name): value for name, value in tensors.items()}
+    tensors = encoder_first({canonical(name): value for name, value in tensors.items()})
     cfg = infer_config(tensors)
     net = network.build(cfg)
     like = jax.eval_shape(lambda: net.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=False))
