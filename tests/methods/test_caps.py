@@ -71,8 +71,10 @@ def slow_pair(maps1, maps2, uv1, window, use_nn, similarity):
     found = []
     for uv in uv1:
         coarse = whole(tent_sample(maps1[0], uv), maps2[0])
-        fine = part(tent_sample(maps1[1], uv), maps2[1], coarse[2] if use_nn else coarse[0])
-        found.append((coarse, fine, whole(tent_sample(maps2[0], coarse[2]), maps1[0]), part(tent_sample(maps2[1], fine[0]), maps1[1], uv)))
+        start = coarse[2] if use_nn else coarse[0]
+        fine = part(tent_sample(maps1[1], uv), maps2[1], start)
+        back = part(tent_sample(maps2[1], fine[0]), maps1[1], uv)
+        found.append((coarse, fine, whole(tent_sample(maps2[0], start), maps1[0]), back))
     return found
 
 

@@ -43,7 +43,11 @@ class Config:
     fine_dim: int = option(128, "length of the fine descriptors", at_least=1)
     dtype: str = option("float32", "of the network's computation; losses are float32", choices=("float32", "bfloat16"))
     similarity: str = option("correlation", "of descriptors: their product, or minus their squared distance", choices=("correlation", "distance"))
-    use_nn: bool = option(True, "fine windows lie around the most probable coarse location, else around the expected one")
+    use_nn: bool = option(
+        True,
+        "fine windows lie around the most probable coarse location, and coarse loops start there; "
+        "else the expected one",
+    )
     window: float = option(0.125, "half side of the fine windows, of half the image's side", above=0, at_most=1)
     reweight: bool = option(True, "points count by the inverse of their standard deviation")
     coarse_weight: float = option(1.0, "weight of the coarse epipolar loss", at_least=0)

@@ -101,8 +101,9 @@ def match_window(queries: Array, maps: Array, centre_uv: Array, half: float, sim
 def match_pair(maps1: Maps, maps2: Maps, uv1: Array, *, window: float = 0.125, use_nn: bool = True, similarity: str = "correlation") -> Matches:
     """From image 1 to image 2 and back.
 
-    The fine window in image 2 is centred on the coarse peak (`use_nn`) or on the coarse expectation. The coarse loop starts from the coarse peak, the fine
-    one from the fine expectation, with its window centred on the query itself.
+    The fine window in image 2 is centred on the coarse peak (`use_nn`) or on the coarse
+    expectation, and the coarse loop starts there. The fine loop starts from the fine
+    expectation, its window centred on the query itself.
 
     Args:
       maps1, maps2: of one pair, without the batch axis. uv1: (N, 2) queries.
@@ -111,6 +112,6 @@ def match_pair(maps1: Maps, maps2: Maps, uv1: Array, *, window: float = 0.125, u
     coarse = match_whole(sample(maps1.coarse, uv1), maps2.coarse, similarity)
     centre = coarse.peak_uv if use_nn else coarse.uv
     fine = match_window(sample(maps1.fine, uv1), maps2.fine, centre, window, similarity)
-    coarse_loop = match_whole(sample(maps2.coarse, coarse.peak_uv), maps1.coarse, similarity)
+    coarse_loop = match_whole(sample(maps2.coarse, centre), maps1.coarse, similarity)
     fine_loop = match_window(sample(maps2.fine, fine.uv), maps1.fine, uv1, window, similarity)
     return Matches(coarse, fine, coarse_loop, fine_loop)
