@@ -165,11 +165,12 @@ def slow_parts(matches, xy1, F, valid, cfg):
     }
 
 
-parts_jit = jax.jit(loss.pair_losses, static_argnames=("size1_hw", "size2_hw", "cfg"))
+parts_jit = jax.jit(loss.pair_losses, static_argnames=("size_hw", "cfg"))
 
 
 def parts_of(matches, xy1, F, valid, cfg=CFG):
-    return {name: float(value) for name, value in parts_jit(matches, xy1, F, valid, size1_hw=SIZE, size2_hw=SIZE, cfg=cfg).items()}
+    parts = parts_jit(matches, xy1, F, valid, size_hw=SIZE, cfg=cfg)
+    return {name: float(value) for name, value in parts.items()}
 
 
 @pytest.mark.parametrize("reweight", [True, False])
@@ -211,6 +212,74 @@ def test_weights_have_mean_one_and_no_gradient():
     np.testing.assert_allclose(w, [3 * 0.8, 3 * 0.2, 0, 0], rtol=1e-5)  # 10 : 2.5 of the kept and valid, mean 1 over the three valid points
     np.testing.assert_allclose(loss.weights(std, kept, valid, reweight=False), [1.5, 1.5, 0, 0], rtol=1e-5)
     assert not jax.grad(lambda std: (loss.weights(std, kept, valid) * jnp.arange(4.0)).sum())(std).any()
+
+
+def batch_parts(size_hw, cfg, axis_name=None):
+    """Parts of the pairs of a batch: (B, ...) of Matches, xy1, F_1to2 and valid -> {name: (B,)}."""
+    axes = loss.together(cfg, axis_name)
+
+    def parts(*pair):
+        return loss.pair_losses(*pair, size_hw, cfg, axes)
+
+    return jax.vmap(parts, axis_name=loss.PAIR)
+
+
+@pytest.mark.parametrize("over", ["batch", "pair"])
+def test_weights_over_the_batch_or_the_pair_are_the_released_programs(over):
+    """Three pairs of 50 points: the released program normalises over all of them; a pair as a
+    batch of its own is what the paper's formula says."""
+    given = inputs.load("caps_losses.npz")
+    cfg = dataclasses.replace(CFG, weights_over=over)
+
+    def match(xy, std):
+        uv = (2 * given[xy] / np.array([639, 479]) - 1).astype(np.float32)
+        return Match(uv, given[std], uv, None)
+
+    there = match("coord2_ec", "std_c"), match("coord2_ef", "std_f")
+    matches = Matches(*there, match("coord1_lc", "std_lc"), match("coord1_lf", "std_lf"))
+    pairs = matches, given["coord1"], given["F"], np.ones((3, 50), bool)
+    parts = jax.jit(batch_parts((480, 640), cfg))(*pairs)
+    found = np.stack([parts[name] for name in loss.PARTS], -1)
+    found = np.c_[found @ [1, 1, 0.1, 0.1], found]
+    found = found.mean(0) if over == "batch" else found
+    np.testing.assert_allclose(found, given[f"over_{over}"], rtol=2e-6)
+
+
+def test_weights_over_the_batch_count_points_that_exist():
+    """Three pairs with different numbers of points are one pair with all of them."""
+    cfg = dataclasses.replace(CFG, weights_over="batch")
+    pairs = [made_up(seed) for seed in range(3)]
+    F = pairs[0][2]
+    pairs = [(matches, xy1, F, valid) for matches, xy1, _, valid in pairs]
+    batch = jax.tree.map(lambda *leaves: np.stack(leaves), *pairs)
+    found = jax.jit(batch_parts(SIZE, cfg))(*batch)
+    one = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), batch[:2])
+    expected = parts_of(*one, F, batch[3].ravel(), CFG)
+    assert len(set(batch[3].sum(1))) > 1 and min(expected.values()) > 0
+    assert {name: float(x.mean()) for name, x in found.items()} == pytest.approx(expected, rel=1e-5)
+
+
+def test_eight_devices_weigh_points_as_one():
+    """Each device has two pairs of the batch; each pair's parts and gradients are the same."""
+    cfg = dataclasses.replace(CFG, weights_over="batch")
+    batch = jax.tree.map(lambda *leaves: np.stack(leaves), *[made_up(seed) for seed in range(16)])
+
+    def objective(axis_name):
+        def total(uv, matches, *pair):
+            moved = matches._replace(fine=matches.fine._replace(uv=uv))
+            parts = batch_parts(SIZE, cfg, axis_name)(moved, *pair)
+            return sum(x.sum() for x in parts.values()), parts
+
+        return jax.grad(total, has_aux=True)
+
+    assert jax.device_count() == 8
+    split = jax.tree.map(lambda x: x.reshape(8, 2, *x.shape[1:]), batch)
+    slopes, parts = jax.jit(objective(None))(batch[0].fine.uv, *batch)
+    each_slopes, each = jax.pmap(objective("batch"), axis_name="batch")(split[0].fine.uv, *split)
+    for name, x in parts.items():
+        np.testing.assert_allclose(each[name].ravel(), x, rtol=1e-6, err_msg=name)
+    scale = float(jnp.abs(slopes).max())
+    np.testing.assert_allclose(each_slopes.reshape(slopes.shape), slopes, atol=1e-6 * scale)
 
 
 # ---- the method
@@ -327,7 +396,8 @@ def test_gradients_are_the_slopes():
         matches = match_pair(*maps, uv1)
         # weights carry no gradient: hold the standard deviations, as differentiation does
         matches = Matches(*(m._replace(std=held.std) for m, held in zip(matches, found, strict=True)))
-        parts = loss.pair_losses(matches, batch.xy1_px[0], batch.F_1to2[0], batch.valid[0], SIZE, SIZE, CFG)
+        given = batch.xy1_px[0], batch.F_1to2[0], batch.valid[0]
+        parts = loss.pair_losses(matches, *given, SIZE, CFG)
         return parts["E_coarse"] + parts["E_fine"] + parts["Y_coarse"] + parts["Y_fine"]
 
     _, grads = objective((maps1, maps2))
@@ -339,14 +409,17 @@ def test_gradients_are_the_slopes():
         np.testing.assert_allclose((plus - minus) / (2 * step), slope, rtol=0.05, atol=0.01)
 
 
-def test_three_devices_are_the_whole_batch(variables, loss_and_gradient):
+@pytest.mark.parametrize("over", ["pair", "batch"])
+def test_three_devices_are_the_whole_batch(over, variables):
     """Loss, parts and batch statistics of a batch in three shares are those of the batch as one."""
-    batch = {"posed": warped()}
-    shared = METHODS["caps"](TINY, axis_name="batch")
+    batch, cfg = {"posed": warped()}, dataclasses.replace(TINY, weights_over=over)
+    shared, whole = METHODS["caps"](cfg, axis_name="batch"), METHODS["caps"](cfg)
     split = jax.tree.map(lambda x: x.reshape(3, -1, *x.shape[1:]), batch)
     each = jax.vmap(lambda share: shared.loss(variables, share, jax.random.key(1), True), axis_name="batch")
     per_example, (parts, model_state) = jax.jit(each)(split)
-    (_, (expected, expected_parts, expected_state)), _ = loss_and_gradient(variables["params"], variables, batch, True)
+    expected, (expected_parts, expected_state) = jax.jit(
+        lambda batch: whole.loss(variables, batch, jax.random.key(1), True)
+    )(batch)
     np.testing.assert_allclose(per_example[:, 0], expected, rtol=2e-3)
     assert {name: float(x.mean()) for name, x in parts.items()} == pytest.approx({name: float(x.mean()) for name, x in expected_parts.items()}, rel=2e-3)
     for three, one in zip(jax.tree.leaves(model_state), jax.tree.leaves(expected_state), strict=True):
@@ -519,12 +592,22 @@ def test_mistakes_in_use_are_sentences(method, variables):
         ({"weights": "resnet50.pth"}, r"weights"),
         ({"weights": "imagenet:resnet18.pth"}, r"width"),
         ({"fine_cycle_weight": -1.0}, r"fine_cycle_weight"),
+        ({"weights_over": "device"}, r"weights_over"),
     ],
 )
 def test_wrong_fields_are_named(change, field):
     config.validate(ExperimentConfig(method=TINY))
     with pytest.raises(UserError, match=rf"config\.method\.{field}"):
         config.validate(ExperimentConfig(method=dataclasses.replace(TINY, **change)))
+
+
+def test_parts_of_a_batch_do_not_see_each_others_points():
+    train = config.TrainConfig(accumulate=2)
+    data = config.DataConfig(posed_per_batch=2)
+    over_batch = dataclasses.replace(TINY, weights_over="batch")
+    with pytest.raises(UserError, match=r"= 'batch' needs config\.train\.accumulate = 1, not 2"):
+        config.validate(ExperimentConfig(method=over_batch, data=data, train=train))
+    config.validate(ExperimentConfig(method=TINY, data=data, train=train))
 
 
 def test_defaults_are_the_papers():

@@ -6,8 +6,8 @@ are NCHW, as theirs. Each file holds facts alone, no code and no weights:
 caps_maps.npz    names, shapes of the released network's tensors (JSON), and its maps of
                  `caps_image`: <case>_coarse = coarse[:, ::16], <case>_fine =
                  fine[:, ::16, ::3, ::3]
-caps_losses.npz  three pairs of 50 points in images of 480 x 640 (h, w): normalised
-                 positions, deviations, F -> total, E_coarse, E_fine, Y_coarse, Y_fine with
+caps_losses.npz  three pairs of 50 points in images of 480 x 640 (h, w): pixels, deviations
+                 (normalised), F -> total, E_coarse, E_fine, Y_coarse, Y_fine with
                  weights normalised over the batch, over_batch (5,), and for each pair as a
                  batch of its own, over_pair (3, 5)
 """

@@ -50,6 +50,12 @@ class Config:
     )
     window: float = option(0.125, "half side of the fine windows, of half the image's side", above=0, at_most=1)
     reweight: bool = option(True, "points count by the inverse of their standard deviation")
+    weights_over: str = option(
+        "pair",
+        "points whose weights have the mean 1 and over which losses are means: those of each pair, "
+        "or of the whole batch on all devices (then config.train.accumulate must be 1)",
+        choices=("pair", "batch"),
+    )
     coarse_weight: float = option(1.0, "weight of the coarse epipolar loss", at_least=0)
     fine_weight: float = option(1.0, "weight of the fine epipolar loss", at_least=0)
     coarse_cycle_weight: float = option(0.1, "weight of the coarse cycle loss", at_least=0)
@@ -69,10 +75,16 @@ class Config:
             raise UserError(f"config.method.weights = {self.weights!r} must be imagenet:FILE, or empty.")
         if self.weights and self.width != 64:
             raise UserError(f"config.method.width = {self.width} must be 64 where config.method.weights names a ResNet's weights.")
+        if self.weights_over == "batch" and config.train.accumulate > 1:
+            raise UserError(
+                f"config.method.weights_over = 'batch' needs config.train.accumulate = 1, not "
+                f"{config.train.accumulate}: a part does not see the other parts' points."
+            )
 
 
 def build(cfg: Config, axis_name: str | None = None) -> Method:
-    """CAPS as a Method; `axis_name` is the mapped axis that batch statistics and PCK are shared over."""
+    """CAPS as a Method; over `axis_name`, a mapped axis, batch statistics and PCK are shared, and
+    the weights of points with weights_over = "batch"."""
     net = network.build(cfg, axis_name)
     return Method(
         init=partial(network.init, net),
