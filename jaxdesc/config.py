@@ -106,6 +106,12 @@ class DrawConfig:
     )
     warp: WarpConfig = WarpConfig()  # of photographs that keypoint pairs are made of
     prune: bool = option(True, "of the candidates for the queries of a posed pair, only those are asked for that some depth shows in view 2")
+    prune_depth: str = option(
+        "cameras",
+        "depths up to which pruning looks: cameras, the largest distance of two cameras of the "
+        "reconstruction; points, the depth that 99 % of what is known of the scene is nearer than",
+        choices=("cameras", "points"),
+    )
     queries: int = option(500, "points of view 1 that a posed pair asks for, 9 of 10 SIFT keypoints", at_least=1)
 
 

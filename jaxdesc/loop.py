@@ -138,12 +138,21 @@ def _finite_or_raise(step: int, metrics: dict[str, float], checkpoints: Checkpoi
 
 def validation_batch(data: Data, parts: Collection[str], count: int, draw: Callable[[jax.Array, RawBatch], Batch]) -> Batch:
     """`count` held-out pairs of each part of a run's batches, the same in every run; of photographs with a warped copy instead of real pairs, of which nothing is
-    known."""
+    known.
+
+    Raises:
+      UserError: posed pairs ask for no point at all.
+    """
     slots = np.arange(count, dtype=np.int32)
     raw = {part: (getattr(data, f"validation_{part}")(count), slots) for part in parts if part not in ("synthetic", "real")}
     if len(raw) < len(parts):
         raw["synthetic"] = (data.validation_photos(count), slots)
     batch = jax.jit(draw)(jax.random.key(VALIDATION_SEED), raw)
+    if "posed" in parts and not batch["posed"].valid.any():
+        raise UserError(
+            "config.draw.prune_depth: pruning leaves no query of the held-out posed pairs, whose "
+            "cameras stand too close together; set it to points, or config.draw.prune to false."
+        )
     if "posed" in parts and not batch["posed"].known.any():
         batch["posed"] = batch["posed"].replace(xy2_px=None, known=None)
     if "semantic" in parts and not batch["semantic"].valid.any():

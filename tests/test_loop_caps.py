@@ -249,6 +249,14 @@ def test_truth_that_no_pair_knows_is_left_out():
     assert loop.validation_batch(data, {"posed"}, 2, draw)["posed"].known.sum() == 2
 
 
+def test_pruning_that_leaves_nothing_is_said(trained, tmp_path):
+    """The stereo pair's scene begins at many times the distance of its two cameras."""
+    changes = {"data.cache": str(trained[2]), "draw.prune_depth": "cameras"}
+    cfg = config.load(f"{CAPS}:smoke", changes)
+    with pytest.raises(UserError, match=r"^config\.draw\.prune_depth: pruning leaves no query"):
+        loop.run(cfg, tmp_path / "run")
+
+
 @pytest.mark.parametrize(
     ("scores", "best"),
     [
@@ -294,7 +302,7 @@ def test_variants_and_noise_levels():
         cfg = config.load(f"{CAPS}:{variant}")
         assert loop.pairs_per_batch(cfg.data).keys() == {"posed"}
     assert config.load(CAPS, {"data.pose_noise": "2.5,1"}).data.pose_noise == (2.5, 1.0)
-    with pytest.raises(UserError, match="no variant 'papr'; it has default, paper, shipped, smoke"):
+    with pytest.raises(UserError, match="no variant 'papr'; it has default, paper, smoke"):
         config.load(f"{CAPS}:papr")
 
 
@@ -304,3 +312,4 @@ def test_paper_variant_is_the_published_recipe():
     assert (cfg.optim.learning_rate, cfg.optim.schedule, cfg.optim.halving_steps) == (1e-4, "halving", 80_000)
     assert (cfg.draw.brightness, cfg.draw.contrast, cfg.draw.saturation, cfg.draw.hue) == (1, 1, 1, 0.4)
     assert (cfg.method.backbone, cfg.method.decoder, cfg.data.pose_noise, cfg.data.curriculum) == ("resnet50", "paper", (0, 0), 0)
+    assert (cfg.method.weights_over, cfg.draw.prune_depth) == ("pair", "cameras")

@@ -138,7 +138,8 @@ class Data(NamedTuple):
         for name, values in padded.items():
             values[: len(chosen)] = pair[name][chosen]
         canvases = {f"canvas{i}": to_canvas(pair[f"image{i}"], side) for i in (1, 2)}
-        cameras = {name: pair[name] for name in ("K1", "K2", "R_1to2", "t_1to2", "depth_range")}
+        names = ("K1", "K2", "R_1to2", "t_1to2", "spread", "point_depth")
+        cameras = {name: pair[name] for name in names}
         return RawPosedPair(**canvases, **cameras, **padded, valid=np.arange(count) < len(chosen))
 
 
@@ -220,7 +221,8 @@ class _ImagePairs(Sequence):
 class _PosedViews(Sequence):
     """Posed pairs with their views looked up, in both directions: 2 i is pair i, 2 i + 1 the same from image 2 to image 1.
 
-    An element has image1, image2, K1, K2, R_1to2, t_1to2 (unit length, with the pair's own noise), depth_range, xy1_px (N, 2), xy2_px (N, 2), known (N,).
+    An element has image1, image2, K1, K2, R_1to2, t_1to2 (unit length, with the pair's own noise),
+    spread, point_depth, xy1_px (N, 2), xy2_px (N, 2), known (N,).
     """
 
     def __init__(self, pairs: Sequence[dict[str, Any]], views: posed.PosedSet, noise: tuple[float, float], seed: tuple[int, ...]):
@@ -239,7 +241,8 @@ class _PosedViews(Sequence):
         xy2[indices], known[indices] = places, True
         return {
             **{"image1": self._set.images[first]["image"], "image2": self._set.images[second]["image"], "K1": views["1"]["K"], "K2": views["2"]["K"]},
-            **{"R_1to2": R.T if i % 2 else R, "t_1to2": -R.T @ t if i % 2 else t, "depth_range": pair["depth_range"]},
+            **{"R_1to2": R.T if i % 2 else R, "t_1to2": -R.T @ t if i % 2 else t},
+            **{"spread": pair["spread"], "point_depth": pair["point_depth"]},
             **{"xy1_px": xy1, "xy2_px": xy2, "known": known},
         }
 

@@ -14,6 +14,7 @@ from jaxdesc.ops import geometry
 from jaxdesc.ops.warp import warp_homography
 from jaxdesc.types import Array, Canvas, PosedPair
 
+NEAREST = 1e-3  # of the largest distance of two cameras: depths that queries are pruned by begin
 SIFT_SHARE = 0.9  # of the queries; the others are uniform over image 1
 WINDOW = 3  # uniform numbers that a window uses up
 TINY = 1e-4  # of the norm of F: a smaller F33 is not divided by
@@ -29,7 +30,8 @@ class RawPosedPair:
     K2: Array  # (..., 3, 3) float32
     R_1to2: Array  # (..., 3, 3) float32: x_cam2 = R x_cam1 + t
     t_1to2: Array  # (..., 3) float32, unit length
-    depth_range: Array  # (..., 2) float32 depths in camera 1 that a query may have, in units of the cameras' distance
+    spread: Array  # (...) float32 largest distance of two cameras of the reconstruction, by |t|
+    point_depth: Array  # (...) float32 that 99 % of the known points are nearer than; 0: none is
     xy1_px: Array  # (..., K, 2) float32 keypoints of image 1, in random order
     valid: Array  # (..., K) bool
     xy2_px: Array  # (..., K, 2) float32 where they lie in image 2
@@ -54,6 +56,17 @@ def fundamental(K1: Array, K2: Array, R_1to2: Array, t_1to2: Array) -> Array:
     F = jnp.linalg.multi_dot([inverse_upper(K2).T, essential(R_1to2, t_1to2), inverse_upper(K1)], precision="highest")
     norm = jnp.sqrt(jnp.sum(F * F))
     return F / jnp.where(jnp.abs(F[2, 2]) > TINY * norm, F[2, 2], norm)
+
+
+def depth_range(spread: Array, point_depth: Array, prune_depth: str) -> Array:
+    """(2,) least and greatest depth that a query may have, from the fields of `RawPosedPair`.
+
+    "cameras": 1e-3 and 1 times the largest distance of two cameras of the reconstruction
+    (CAPS, supplementary, section 7). "points" is ours, for where cameras see further than
+    they go: up to the depth of 99 % of the known points, if there are any.
+    """
+    far = jnp.where(point_depth > 0, point_depth, spread) if prune_depth == "points" else spread
+    return jnp.stack([NEAREST * spread, far])
 
 
 def seen_within(xy1: Array, K1: Array, K2: Array, R_1to2: Array, t_1to2: Array, depth_range: Array, size2_wh: Array) -> Array:
@@ -113,11 +126,13 @@ def take_queries(keypoints: Array, uniform: Array, count: int) -> Array:
 
 
 def draw_posed_pair(key: Array, raw: RawPosedPair, cfg: DrawConfig) -> dict[str, Array]:
-    """One pair: the fields of PosedPair but `slot`. Of `cfg` counts posed_hw, queries, prune, crop_scale, flip_probability and the colours.
+    """One pair: the fields of PosedPair but `slot`. Of `cfg` counts posed_hw, queries, prune,
+    prune_depth, crop_scale, flip_probability and the colours.
 
-    Both images are cut and resized, and mirrored together; K follows as K' = M K, and F from the cameras as they are then. Queries are SIFT keypoints and as
-    many uniform candidates as there are queries, kept where they lie on image 1 and, if cfg.prune, where their line of sight, within the
-    depth range, crosses image 2.
+    Both images are cut and resized, and mirrored together; K follows as K' = M K, and F from the
+    cameras as they are then. Queries are SIFT keypoints and as many uniform candidates as there
+    are queries, kept where they lie on image 1 and, if cfg.prune, where their line of sight,
+    within `depth_range`, crosses image 2.
     """
     count, out_hw = cfg.queries, cfg.posed_hw
     u = jax.random.uniform(key, (2 * WINDOW + 2 * COLOUR + 1 + 2 * count,))
@@ -142,7 +157,8 @@ def draw_posed_pair(key: Array, raw: RawPosedPair, cfg: DrawConfig) -> dict[str,
     size = limit + 1
     allowed = inside(xy1)
     if cfg.prune:
-        allowed &= seen_within(xy1, K1, K2, raw.R_1to2, raw.t_1to2, raw.depth_range, size)
+        depths = depth_range(raw.spread, raw.point_depth, cfg.prune_depth)
+        allowed &= seen_within(xy1, K1, K2, raw.R_1to2, raw.t_1to2, depths, size)
     keypoints = len(raw.xy1_px)
     chosen = take_queries(allowed[:keypoints] & raw.valid, allowed[keypoints:], count)
     valid = chosen < len(xy1)

@@ -234,7 +234,8 @@ def scene_of(angles=(), centres=(), **fields):
         found[str(i)] = cameras.Camera(WIDTH, HEIGHT, World(1).K, R, -R @ np.array([x, 0, 0.0]), np.zeros((0, 2)), np.zeros(0, np.int64))
     every = list(itertools.combinations(found, 2))
     return posed.Scene(
-        **{"files": {}, "cameras": found, "pairs": every, "max_depth": 0, "match": posed.no_match, "detect": True, "guess": False, "dropped": {}, **fields}
+        **{"files": {}, "cameras": found, "pairs": every, "point_depth": 0},
+        **{"match": posed.no_match, "detect": True, "guess": False, "dropped": {}, **fields},
     )
 
 
@@ -264,9 +265,27 @@ def test_points_behind_a_camera_are_not_seen_by_it():
     np.testing.assert_array_equal(camera.xy_px, xy[kept])
 
 
-def test_depths_reach_as_far_as_anything_known():
-    np.testing.assert_allclose(posed.depth_range(scene_of((0, 0), (0, 4))), [0.004, 4])
-    np.testing.assert_allclose(posed.depth_range(scene_of((0, 0), (0, 4), max_depth=30)), [0.004, 30])
+def test_depths_that_queries_are_pruned_by():
+    """The paper's, 1e-3 and 1 times the largest distance of two cameras, or up to the points."""
+    assert posed.spread(scene_of((0, 0, 0), (0, 4, 1)).cameras.values()) == 4
+    np.testing.assert_allclose(posed_draw.depth_range(4.0, 30.0, "cameras"), [0.004, 4], rtol=1e-6)
+    np.testing.assert_allclose(posed_draw.depth_range(4.0, 30.0, "points"), [0.004, 30], rtol=1e-6)
+    np.testing.assert_allclose(posed_draw.depth_range(4.0, 3.0, "points"), [0.004, 3], rtol=1e-6)
+    np.testing.assert_allclose(posed_draw.depth_range(4.0, 0.0, "points"), [0.004, 4], rtol=1e-6)
+
+
+def test_one_wrong_point_does_not_decide_the_depth_of_a_scene(tmp_path):
+    """A point a thousand times as far as the others, seen by both cameras."""
+    world = World(2)
+    world.write(tmp_path)
+    depth = colmap.read_scene(tmp_path, tmp_path, partial=False).point_depth
+    assert 0.97 * max(posed_depths(world)) < depth < max(posed_depths(world))
+    camera, (R, t) = world.K, world.poses[0]
+    many = [R.T @ (np.array([0, 0, z]) - t) for z in [*np.linspace(5, 8, 999), 8000.0]]
+    seen = cameras.Camera(WIDTH, HEIGHT, camera, R, t, np.zeros((1000, 2)), np.arange(1000))
+    found = posed.far_depth(colmap.depths([seen], dict(enumerate(many))))
+    np.testing.assert_allclose(found, 5 + 3 * 0.99, atol=0.01)
+    assert posed.far_depth(colmap.depths([seen], {})) == 0
 
 
 def test_angle_of_a_rotation():
@@ -316,13 +335,29 @@ def test_stored_pairs_are_right_in_stored_pixels(opened):
         projected = X @ first["K"].T
         np.testing.assert_allclose(first["xy_px"][pair["known_1to2"]], projected[:, :2] / projected[:, 2:], atol=1e-3)
         np.testing.assert_allclose(pair["xy_2to1"], first["xy_px"][pair["known_1to2"]], atol=1e-5)
-        np.testing.assert_allclose(pair["depth_range"] * length, [1e-3 * np.hypot(2, 0.4), max(np.max(posed_depths(world)), np.hypot(2, 0.4))], rtol=1e-5)
+        np.testing.assert_allclose(pair["spread"] * length, np.hypot(2, 0.4), rtol=1e-5)
+        far = np.quantile(posed_depths(world), 0.99)
+        np.testing.assert_allclose(pair["point_depth"] * length, far, rtol=1e-5)
         assert len(first["xy_px"]) > 40  # SIFT's join them
     np.testing.assert_allclose(opened.angles_deg, [pair["angle_deg"] for pair in opened.train], rtol=1e-6)
 
 
 def posed_depths(world):
     return [(R @ world.X[p] + t)[2] for R, t in world.poses for p in range(POINTS) if p % 3]
+
+
+def test_pairs_prepared_with_other_depths_are_prepared_anew(tmp_path):
+    """What an earlier version left in the cache, in a folder of its version, is not read."""
+    world = World(3)
+    world.write(tmp_path / "scene")
+    colmap.open_posed(str(tmp_path / "scene"), 48, str(tmp_path / "cache"))
+    (stored,) = (tmp_path / "cache").glob("*/posed_pairs/*")
+    assert stored.name == "2.0.0"
+    for record in stored.glob("*array_record*"):
+        record.write_bytes(b"of another layout")
+    stored.rename(stored.with_name("1.0.0"))
+    opened = colmap.open_posed(str(tmp_path / "scene"), 48, str(tmp_path / "cache"))
+    assert opened.train[0]["spread"] > 0 and stored.is_dir()
 
 
 def test_listed_pairs_and_few_common_points(tmp_path):
@@ -449,7 +484,8 @@ def raw_batch(seed=0):
         xy1, xy2 = project(Ks[0], np.eye(3), np.zeros(3), X), project(Ks[1], R, t, X)
         canvases = [Canvas(np.where((x < s[1])[..., None] & (y < s[0])[..., None], ramp, 0).astype(np.uint8), s) for s in hw]
         valid, known = rng.random(KEYPOINTS) < 0.8, rng.random(KEYPOINTS) < 0.7
-        rows.append(RawPosedPair(*canvases, *Ks, R, t, np.array([0.1, 10.0]), xy1, valid, xy2, known))
+        depths = np.array(10.0), np.array(100.0)
+        rows.append(RawPosedPair(*canvases, *Ks, R, t, *depths, xy1, valid, xy2, known))
     numbers = jax.tree.map(lambda *leaves: np.stack(leaves), *rows)
     return jax.tree.map(lambda a: a.astype(np.float32) if a.dtype == np.float64 else a, numbers)
 
@@ -513,11 +549,18 @@ def test_queries_lie_inside_and_their_lines_of_sight_cross_image_2():
 def test_pruning_can_be_left_out():
     """Then also points are asked for whose line of sight misses image 2; those that were asked for before still are where there is room for all."""
     raw = raw_batch()
-    few = dataclasses.replace(raw, depth_range=np.full_like(raw.depth_range, 1e-3))  # seen from as good as the other camera: most of image 2 is out of sight
+    # as good as in the camera: most lines of sight do not reach image 2
+    few = dataclasses.replace(raw, spread=np.full_like(raw.spread, 1e-3))
     pruned = draw(jax.random.key(0), few, jnp.arange(BATCH), CFG)
     free = draw(jax.random.key(0), few, jnp.arange(BATCH), dataclasses.replace(CFG, prune=False))
     assert pruned.valid.sum() < free.valid.sum() == BATCH * CFG.queries
     chex.assert_trees_all_close(pruned.F_1to2, free.F_1to2)
+    points = dataclasses.replace(CFG, prune_depth="points")
+    far = draw(jax.random.key(0), few, jnp.arange(BATCH), points)
+    assert pruned.valid.sum() < far.valid.sum()
+    few = dataclasses.replace(few, spread=raw.point_depth)  # the same, but for the least depth
+    by_spread = draw(jax.random.key(0), few, jnp.arange(BATCH), CFG)
+    chex.assert_trees_all_close(far.valid, by_spread.valid)
 
 
 def test_draws_follow_the_slot():
@@ -616,7 +659,8 @@ def test_motorcycle(tmp_path):
     points = np.concatenate([xy1, np.ones((len(xy1), 1))], 1) @ np.linalg.inv(opened.views[0]["K"]).T * depth[:, None]
     projected = (points + pair["t_1to2"]) @ opened.views[1]["K"].T
     np.testing.assert_allclose(projected[:, :2] / projected[:, 2:], xy2, atol=0.02)
-    assert pair["depth_range"][0] < depth.min() and depth.max() <= pair["depth_range"][1] * 1.0001
+    np.testing.assert_allclose(pair["spread"], 1, rtol=1e-6)
+    assert (depth <= pair["point_depth"]).mean() > 0.98 and pair["point_depth"] < 1.5 * depth.max()
     with pytest.raises(UserError, match="embedded:here is no folder"):
         embedded.open_posed("here", 741, str(tmp_path))
 
@@ -624,7 +668,7 @@ def test_motorcycle(tmp_path):
 @pytest.mark.skipif(not SCENES.is_dir(), reason="no ../shared/data/scenes")
 @pytest.mark.parametrize("name", ["banana", "stone_sign", "boruszyn"])
 def test_epipolar_distance_of_known_matches_in_real_scenes(name):
-    """The median of every scene is below a pixel, and the depth range refuses none of the matches."""
+    """The median of every scene is below a pixel."""
     chosen = posed.choose(colmap.read_scene(SCENES / name, SCENES / name, partial=False))
     distances = []
     for name1, name2 in chosen.pairs[:: max(1, len(chosen.pairs) // 20)]:
@@ -645,3 +689,18 @@ def test_real_cameras_json():
     scene = colmap.read_scene(POSED / "fountain-P11", POSED / "fountain-P11", partial=False)
     chosen = posed.choose(scene)
     assert len(scene.cameras) == 11 and 30 < len(chosen.pairs) <= 55
+
+
+@pytest.mark.skipif(not SCENES.is_dir(), reason="no ../shared/data/scenes")
+@pytest.mark.parametrize(
+    ("name", "far", "deepest"),
+    [("banana", 1.45, 1.53), ("boruszyn", 1.21, 1.92), ("drone_park_01", 0.57, 3.6)],
+)
+def test_depths_of_real_scenes(name, far, deepest):
+    """In units of the largest distance of two cameras: of drone_park_01 a few points decide the
+    greatest depth, not the one that counts."""
+    scene = colmap.read_scene(SCENES / name, SCENES / name, partial=False)
+    model = cameras.read_colmap(colmap.model_folder(SCENES / name))
+    spread = posed.spread(scene.cameras.values())
+    found = np.array([scene.point_depth, colmap.depths(scene.cameras.values(), model.points).max()])
+    np.testing.assert_allclose(found / spread, [far, deepest], atol=0.01)

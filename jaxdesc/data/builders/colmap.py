@@ -10,7 +10,7 @@
 import functools
 import itertools
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -102,7 +102,7 @@ def scene_of(root: Path, model: Model, images: Path, list_file: Path, where: Pat
         files=files,
         cameras=seen,
         pairs=chosen,
-        max_depth=max_depth(seen, model.points),
+        point_depth=posed.far_depth(depths(seen.values(), model.points)),
         match=functools.partial(common_points, seen),
         detect=True,
         guess=not (list_file.is_file() or model.points),
@@ -136,10 +136,14 @@ def covisible(seen: Mapping[str, Camera]) -> list[posed.Pair]:
     return [(names[common.row[i]], names[common.col[i]]) for i in order if common.data[i] >= MIN_COMMON]
 
 
-def max_depth(seen: Mapping[str, Camera], points: Mapping[int, np.ndarray]) -> float:
-    """The greatest depth at which a camera sees a point of the model; 0 without points."""
-    deepest = [(np.array([points[int(p)] for p in camera.point]) @ camera.R[2] + camera.t[2]).max() for camera in seen.values() if len(camera.point) and points]
-    return float(max(deepest, default=0.0))
+def depths(seen: Iterable[Camera], points: Mapping[int, np.ndarray]) -> np.ndarray:
+    """(N,) depths at which cameras see points of the model, each camera's one after the other."""
+    found = [
+        np.array([points[int(p)] for p in camera.point]) @ camera.R[2] + camera.t[2]
+        for camera in seen
+        if len(camera.point) and points
+    ]
+    return np.concatenate([np.zeros(0), *found])
 
 
 def common_points(seen: Mapping[str, Camera], name1: str, name2: str) -> tuple[np.ndarray, np.ndarray]:

@@ -59,7 +59,7 @@ def _motorcycle(files: Mapping[str, Path]) -> posed.Scene:
     with np.load(files[DISPARITY]) as stored:
         disparity = stored["arr_0"].astype(np.float64)
     finite = np.isfinite(disparity)
-    depth = FOCAL_PX * BASELINE / (disparity[finite].min() + OFFSET_PX)
+    depth = posed.far_depth(FOCAL_PX * BASELINE / (disparity[finite] + OFFSET_PX))
 
     def match(name1: str, name2: str) -> tuple[np.ndarray, np.ndarray]:
         del name2
@@ -68,7 +68,16 @@ def _motorcycle(files: Mapping[str, Path]) -> posed.Scene:
         known = np.isfinite(moved) & (moved >= 0) & (moved <= width - 1)
         return np.flatnonzero(known), np.stack([moved, xy[:, 1]], 1)[known]
 
-    return posed.Scene({name: files[name] for name in PAIR}, cameras, [PAIR], float(depth), match, detect=False, guess=False, dropped={})
+    return posed.Scene(
+        files={name: files[name] for name in PAIR},
+        cameras=cameras,
+        pairs=[PAIR],
+        point_depth=depth,
+        match=match,
+        detect=False,
+        guess=False,
+        dropped={},
+    )
 
 
 def _moved(xy: np.ndarray, disparity: np.ndarray) -> np.ndarray:

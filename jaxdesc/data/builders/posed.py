@@ -22,14 +22,14 @@ import tensorflow_datasets as tfds
 from jaxdesc.data.builders import base
 from jaxdesc.data.cameras import Camera
 from jaxdesc.data.keypoints import sift
-from jaxdesc.data.posed_draw import seen_within
+from jaxdesc.data.posed_draw import depth_range, seen_within
 from jaxdesc.errors import UserError
 from jaxdesc.ops import frames
 
 MAX_ROTATION_DEG = 80.0
 MAX_PAIRS = 5000  # of a scene
-NEAREST = 1e-3  # depths that queries are pruned by begin at this part of the largest distance of two cameras
-SAME_PLACE = 1e-6  # of the greatest depth: cameras nearer to each other have no epipolar geometry
+FAR = 0.99  # of the known points are nearer than a scene's `point_depth`
+SAME_PLACE = 1e-6  # of the scene's extent: cameras nearer to each other have no epipolar geometry
 ROUNDING = 1e-9  # of the length of t, what double precision leaves of a distance of 0
 MAX_KEYPOINTS = 4500  # SIFT's strongest of an image
 COMMON_VIEW, GRID = 0.1, 12  # share of GRID x GRID points of image 1 that may be seen in image 2; asked only where no list and no points name the pairs
@@ -45,7 +45,7 @@ class Scene(NamedTuple):
     files: Mapping[str, Path]  # name -> image file, of every camera that has one
     cameras: Mapping[str, Camera]
     pairs: Sequence[Pair]
-    max_depth: float  # greatest depth that anything is known to have; 0 where none is
+    point_depth: float  # what `far_depth` makes of the depths that are known; 0 where none is
     match: Match  # names 1, 2 -> indices into xy_px of camera 1 (M,) and the true positions in image 2 (M, 2), camera pixels
     detect: bool  # whether SIFT's keypoints of the stored images join those of the cameras
     guess: bool  # whether the pairs were only guessed, so that what they see in common is worth a look
@@ -55,8 +55,10 @@ class Scene(NamedTuple):
 
 class PosedSet(NamedTuple):
     """What is read in training. A pair of `train` or `validation` has index1, index2 (int, into `images` and `views`), R_1to2 (3, 3), t_1to2 (3,) unit
-    length, depth_range (2,) in units of that length, angle_deg, known_1to2 (M,) int and xy_1to2 (M, 2), which of view 1's keypoints have known positions in
-    image 2, and known_2to1, xy_2to1. A view has K (3, 3) and xy_px (N, 2). All in pixels of the stored images."""
+    length, spread and point_depth in units of that length (see `posed_draw.RawPosedPair`),
+    angle_deg, known_1to2 (M,) int and xy_1to2 (M, 2), which of view 1's keypoints have known
+    positions in image 2, and known_2to1, xy_2to1. A view has K (3, 3) and xy_px (N, 2). All in
+    pixels of the stored images."""
 
     train: Sequence[dict[str, Any]]
     validation: Sequence[dict[str, Any]]  # held out; the photographs may be those of other pairs
@@ -118,11 +120,10 @@ def spread(cameras: Iterable[Camera]) -> float:
     return float(max(np.linalg.norm(centres - centre, axis=1).max() for centre in centres))
 
 
-def depth_range(scene: Scene) -> np.ndarray:
-    """[d_min, d_max] that queries are pruned by: 1e-3 and 1 times the largest distance of two cameras [CAPS, supplementary section 7], but no less than the
-    greatest known depth, for a walk with a camera sees further than it goes."""
-    largest = spread(scene.cameras.values())
-    return np.array([NEAREST * largest, max(largest, scene.max_depth)])
+def far_depth(depths: np.ndarray) -> float:
+    """The depth that 99 % of these (N,) are nearer than, 0 for N = 0. Not the greatest: a single
+    wrong point of a reconstruction may lie at many times the depth of all others."""
+    return float(np.quantile(depths, FAR)) if len(depths) else 0.0
 
 
 _seen_within = jax.jit(seen_within)
@@ -131,16 +132,17 @@ _seen_within = jax.jit(seen_within)
 def choose(scene: Scene) -> Chosen:
     """The pairs of a scene that are stored, in its order, and why the others are not."""
     dropped, kept = Counter(scene.dropped), []
-    depths = depth_range(scene)
+    largest = spread(scene.cameras.values())
+    apart = SAME_PLACE * max(largest, scene.point_depth)
     for pair in scene.pairs:
         camera1, camera2 = (scene.cameras[name] for name in pair)
         R, t = relative_pose(camera1, camera2)
         if angle_deg(R) > MAX_ROTATION_DEG:
             dropped[f"turned by more than {MAX_ROTATION_DEG:g} degrees"] += 1
-        elif np.linalg.norm(t) <= max(SAME_PLACE * depths[1], ROUNDING * np.linalg.norm(camera2.t)):
+        elif np.linalg.norm(t) <= max(apart, ROUNDING * np.linalg.norm(camera2.t)):
             dropped["taken from one place"] += 1
-        elif scene.guess and _common_view(camera1, camera2, R, t, depths) < COMMON_VIEW:
-            dropped[f"without a common view at depths up to {depths[1]:.3g}"] += 1
+        elif scene.guess and _common_view(camera1, camera2, R, t, largest) < COMMON_VIEW:
+            dropped[f"without a common view at depths up to {largest:.3g}"] += 1
         else:
             kept.append(pair)
     if len(kept) > MAX_PAIRS:
@@ -149,12 +151,16 @@ def choose(scene: Scene) -> Chosen:
     return Chosen(scene, kept, dropped)
 
 
-def _common_view(camera1: Camera, camera2: Camera, R: np.ndarray, t: np.ndarray, depths: np.ndarray) -> float:
-    """Share of a grid of image 1 whose line of sight passes through image 2 at some of the depths."""
+def _common_view(
+    camera1: Camera, camera2: Camera, R: np.ndarray, t: np.ndarray, largest: float
+) -> float:
+    """Fraction of a grid of image 1 whose line of sight passes through image 2 at depths up to
+    the largest distance of two cameras: of scenes that are guessed no point is known."""
     length = np.linalg.norm(t)
     grid = np.stack(np.meshgrid(*((np.arange(GRID) + 0.5) / GRID * side - 0.5 for side in (camera1.width, camera1.height))), -1).reshape(-1, 2)
     size = np.array([camera2.width, camera2.height])
-    arguments = (grid, camera1.K, camera2.K, R, t / length, depths / length, size)
+    depths = depth_range(largest / length, 0.0, "cameras")
+    arguments = (grid, camera1.K, camera2.K, R, t / length, depths, size)
     return float(_seen_within(*(np.asarray(a, np.float32) for a in arguments)).mean())
 
 
@@ -220,6 +226,8 @@ class Views(base.LocalBuilder):
 class PosedPairs(base.LocalBuilder):
     """Relative poses and known matches, see PosedSet; splits `validation` and `train`. Metadata: dropped, {why: count}; angles_deg, those of `train`."""
 
+    VERSION = tfds.core.Version("2.0.0")  # 1.0.0 held depth_range, decided by the greatest depth
+
     def __init__(self, *, scenes: Scenes, images: ViewImages, **kwargs: Any):
         self.scenes, self.images = scenes, images
         super().__init__(**kwargs)
@@ -228,7 +236,9 @@ class PosedPairs(base.LocalBuilder):
         numbers = functools.partial(tfds.features.Tensor, dtype=np.float32)
         indices = tfds.features.Tensor(shape=(None,), dtype=np.int32)
         features = {
-            **{"index1": np.int32, "index2": np.int32, "R_1to2": numbers(shape=(3, 3)), "t_1to2": numbers(shape=(3,)), "depth_range": numbers(shape=(2,))},
+            **{"index1": np.int32, "index2": np.int32},
+            **{"spread": np.float32, "point_depth": np.float32},
+            **{"R_1to2": numbers(shape=(3, 3)), "t_1to2": numbers(shape=(3,))},
             **{"angle_deg": np.float32, "known_1to2": indices, "known_2to1": indices, "xy_1to2": numbers(shape=(None, 2)), "xy_2to1": numbers(shape=(None, 2))},
         }
         metadata = tfds.core.MetadataDict(dropped={}, angles_deg=[])
@@ -269,7 +279,8 @@ class PosedPairs(base.LocalBuilder):
                 {
                     **{"index1": index[name1][0], "index2": index[name2][0], "angle_deg": angles[-1]},
                     **{"R_1to2": R.astype(np.float32), "t_1to2": (t / length).astype(np.float32)},
-                    "depth_range": (depth_range(scene) / length).astype(np.float32),
+                    "spread": np.float32(spread(scene.cameras.values()) / length),
+                    "point_depth": np.float32(scene.point_depth / length),
                     **{"known_1to2": known_1to2.astype(np.int32), "known_2to1": known_2to1.astype(np.int32)},
                     "xy_1to2": frames.rescaled(xy_1to2, (camera2.height, camera2.width), index[name2][1]),
                     "xy_2to1": frames.rescaled(xy_2to1, (camera1.height, camera1.width), index[name1][1]),

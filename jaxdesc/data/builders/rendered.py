@@ -74,10 +74,20 @@ def read_scene(folder: Path, number: int, files: Mapping[str, Path], views: int,
     match = functools.cache(functools.partial(visible, rectangles, cameras))
     pairs = [pair for pair in itertools.combinations(cameras, 2) if min(len(match(*pair)[0]), len(match(*pair[::-1])[0])) >= MIN_COMMON]
     dropped = {f"with fewer than {MIN_COMMON} common points": views * (views - 1) // 2 - len(pairs)}
-    corners = np.concatenate([rectangles.origin, rectangles.origin + rectangles.edge1, rectangles.origin + rectangles.edge2])
-    deepest = max(np.linalg.norm(corners + camera.R.T @ camera.t, axis=1).max() for camera in cameras.values())
+    met = (_met(rectangles, camera, camera.xy_px) for camera in cameras.values())
+    depths = [1 / inverse[number >= 0] for inverse, number in met]
     held_out = number % HELD_OUT == HELD_OUT - 1
-    return posed.Scene(pictures, cameras, pairs, float(deepest), match, detect=False, guess=False, dropped=dropped, held_out=held_out)
+    return posed.Scene(
+        files=pictures,
+        cameras=cameras,
+        pairs=pairs,
+        point_depth=posed.far_depth(np.concatenate(depths)),
+        match=match,
+        detect=False,
+        guess=False,
+        dropped=dropped,
+        held_out=held_out,
+    )
 
 
 def read_textures(files: Mapping[str, Path], rng: np.random.Generator) -> np.ndarray:
