@@ -237,7 +237,7 @@ def run(cfg: configs.ExperimentConfig, workdir: str | Path) -> dict[str, float]:
                 prefix, part = shown = next(key for key in matches if not key[0])
                 picture = _picture(validations[prefix][part], matches[shown])
                 _save_png(workdir / f"matches_{step:06d}.png", picture)
-                reporter.image(step, "validation/matches", picture)
+                reporter.image(step, "pictures/matches", picture)
                 reporter.say(f"step {step}: " + ", ".join(f"{name} {value:.3f}{_published(cfg.method, name)}" for name, value in scores.items()))
             reporter.pause_clock()
 

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from tensorboardX.proto.event_pb2 import Event
 
 from jaxdesc import config, loop
 from jaxdesc.store.checkpoint import Checkpoints
@@ -61,6 +63,23 @@ def test_a_run_leaves_what_it_promises(tmp_path, cache):
     assert {"loss", "L_AP", "L_uniq", "grad_norm"} <= set(rows[1])
     assert set(scores) == {"mma@1px", "mma@3px", "mma@5px", "matches"}
     assert not list(run.glob("*.tmp"))
+    tags = tensorboard_tags(run / "tensorboard")
+    assert "validation/matches" in tags["simple_value"] and tags["image"]
+    assert not tags["simple_value"] & tags["image"]
+
+
+def tensorboard_tags(folder):
+    """{"simple_value": names of curves, "image": names of pictures}; a record is a length of
+    8 bytes and a sum of 4, an event, a sum of 4."""
+    found = {"simple_value": set(), "image": set()}
+    for file in folder.iterdir():
+        data, at = file.read_bytes(), 0
+        while at < len(data):
+            (size,) = struct.unpack_from("<Q", data, at)
+            for value in Event.FromString(data[at + 12 : at + 12 + size]).summary.value:
+                found[value.WhichOneof("value")].add(value.tag)
+            at += size + 16
+    return found
 
 
 def test_killed_and_resumed_equals_uninterrupted(tmp_path, cache):
