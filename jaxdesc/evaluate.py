@@ -21,7 +21,7 @@ def flags(protocol) -> argparse.ArgumentParser:
     )
     parser.add_argument("--data", metavar="DIR", help="the data set as it is distributed")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder of the predictions and the results")
-    parser.add_argument("--weights", metavar="W", help="weight file, training workdir or method's name (default: pump)")
+    parser.add_argument("--weights", metavar="W", help="weight file or workdir (default: pump's own)")
     parser.add_argument(
         "--features", "--predictions", dest="predictions", metavar="PATH", help="predictions that are there already: nothing is predicted, only scored"
     )

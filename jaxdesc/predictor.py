@@ -321,17 +321,21 @@ def load(weights: str | os.PathLike | None = None, **overrides: Any) -> Predicto
 
     Args:
       weights: a weight file (.safetensors); a training workdir, of which the best checkpoint is taken, or the latest if none was validated; the name of a
-        method, for the weights that come with it. None: those of "pump".
+        method, for the weights that come with it. None: those of "pump", the only ones.
       overrides: fields of the method's Config that are to differ, such as dtype="bfloat16".
     Raises:
-      UserError: there are no such weights; they are damaged; an override does not exist or does not fit them.
+      UserError: there are no such weights, none come with the method; they are damaged; an
+        override does not exist or does not fit them. Random weights: see `untrained`.
     """
     text, path = str(weights or DEFAULT), Path(weights or DEFAULT)
     if text in METHODS:
         path = SHIPPED / f"{text}.safetensors"
         if not path.is_file():
-            tell(f"no trained weights come with {text}: these are RANDOM weights, UNTRAINED; give a training workdir or a weight file.")
-            return untrained(text, **overrides)
+            raise UserError(
+                f"No weights come with {text}: train it (python -m jaxdesc.train --config "
+                f"configs/{text}.py) and give the workdir, or give a weight file, as python -m "
+                "jaxdesc.convert makes it of PUMP's and CAPS's released weights."
+            )
     if path.is_dir():
         name, fields, variables = read_run(path)
     elif path.is_file():

@@ -237,12 +237,18 @@ def test_densified():
 # ---- weights
 
 
-def test_untrained_weights_say_so(capsys, tmp_path, monkeypatch):
+def test_random_weights_are_never_taken_for_trained_ones(capsys, tmp_path, monkeypatch):
+    """A method's name means the weights that come with it; random ones are asked for as such."""
+    for name in ("caps", "cold", "gsf"):
+        with pytest.raises(UserError, match=rf"^No weights come with {name}: .*configs/{name}\.py"):
+            predictor.load(name)
     monkeypatch.setattr(predictor, "SHIPPED", tmp_path)
-    first = predictor.load(**TINY)
-    assert "RANDOM weights, UNTRAINED" in capsys.readouterr().err
-    assert first.digest == predictor.load("pump", **TINY).digest != predictor.load("pump", **{**TINY, "output_dim": 5}).digest
-    capsys.readouterr()
+    with pytest.raises(UserError, match="No weights come with pump"):
+        predictor.load(**TINY)
+    first, other = predictor.untrained("pump", **TINY), {**TINY, "output_dim": 5}
+    assert first.source == "pump, untrained"
+    again = predictor.untrained("pump", **TINY)
+    assert first.digest == again.digest != predictor.untrained("pump", **other).digest
     weights.save(tmp_path / "pump.safetensors", "pump", first.config, jax.device_get(first.variables))
     shipped = predictor.load()
     assert capsys.readouterr().err == "" and shipped.digest == first.digest

@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import skimage
-from skimage.data import stereo_motorcycle
 
 from jaxdesc import predictor
 from jaxdesc.ops.matching import reciprocal_nearest
@@ -41,28 +40,8 @@ def test_each_file_has_a_card_that_names_its_hash():
         assert hashlib.sha256(file.read_bytes()).hexdigest() in file.with_suffix(".md").read_text()
 
 
-def within(net, thresholds_px) -> np.ndarray:
-    """Share of dense matches of the motorcycle pair, 160 px wide, that lie as near to the truth."""
-    left, right, disparity = stereo_motorcycle()
-    found = net.match(left, right, max_side=160)
-    x, y = np.rint(found.xy1).astype(int).T
-    known = disparity[y.clip(0, left.shape[0] - 1), x.clip(0, left.shape[1] - 1)]
-    error = np.hypot(found.xy1[:, 0] - known - found.xy2[:, 0], found.xy1[:, 1] - found.xy2[:, 1])[np.isfinite(known) & (known > 0)] * 160 / left.shape[1]
-    return (error[:, None] <= thresholds_px).mean(0)
-
-
-def both(name, capsys):
-    trained = predictor.load(name)
-    assert capsys.readouterr().err == ""
-    return trained, predictor.untrained(name, **vars(trained.config))
-
-
 def test_pump_beats_its_untrained_self_by_far(capsys):
-    ours, theirs = map(mma, both("pump", capsys))
-    assert ours[1] > 0.8 and theirs[1] < 0.15
-
-
-def test_caps_beats_its_untrained_self(capsys):
-    """On a pair that it never saw: 0.80 and 0.98 of the matches within 5 and 10 px, untrained 0.60 and 0.71."""
-    ours, theirs = (within(net, np.array([5, 10])) for net in both("caps", capsys))
-    assert (ours > [0.72, 0.9]).all() and (theirs < [0.66, 0.8]).all()
+    trained = predictor.load("pump")
+    assert capsys.readouterr().err == ""
+    assert mma(trained)[1] > 0.8
+    assert mma(predictor.untrained("pump", **vars(trained.config)))[1] < 0.15
