@@ -21,7 +21,8 @@ def flags(protocol) -> argparse.ArgumentParser:
     )
     parser.add_argument("--data", metavar="DIR", help="the data set as it is distributed")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder of the predictions and the results")
-    parser.add_argument("--weights", metavar="W", help="weight file or workdir (default: pump's own)")
+    told = "weight file or training workdir (default: pump's, which come with the package)"
+    parser.add_argument("--weights", metavar="W", help=told)
     parser.add_argument(
         "--features", "--predictions", dest="predictions", metavar="PATH", help="predictions that are there already: nothing is predicted, only scored"
     )

@@ -20,7 +20,8 @@ def flags() -> argparse.ArgumentParser:
     )
     parser.add_argument("images", metavar="IMAGES", help="folder of images, nested or not, or one image")
     parser.add_argument("--out", required=True, metavar="PATH", help="hloc: FILE.h5; colmap: FILE.db (and the descriptors in FILE.h5); others: a folder")
-    parser.add_argument("--weights", metavar="W", help="weight file or workdir (default: pump's own)")
+    told = "weight file or training workdir (default: pump's, which come with the package)"
+    parser.add_argument("--weights", metavar="W", help=told)
     parser.add_argument(
         "--keypoints", default="sift", metavar="sift|grid|FILE.h5", help="where to describe; FILE.h5: keypoints of any detector, as hloc keeps them"
     )

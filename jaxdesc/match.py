@@ -17,7 +17,8 @@ def flags() -> argparse.ArgumentParser:
         "  python -m jaxdesc.match FOLDER --keypoints sift --max-rot 180 --out matches.h5",
     )
     parser.add_argument("inputs", nargs="+", metavar="IMAGE", help="two images, or one folder")
-    parser.add_argument("--weights", metavar="W", help="weight file or workdir (default: pump's own)")
+    told = "weight file or training workdir (default: pump's, which come with the package)"
+    parser.add_argument("--weights", metavar="W", help=told)
     parser.add_argument("--max-scale", type=float, metavar="S", help="pump: change of scale that is searched, 1/S to S (default: 4)")
     parser.add_argument("--max-rot", type=float, metavar="DEG", help="pump: rotation that is searched, within +-DEG (default: 0; 180 for all)")
     parser.add_argument("--confident", action="store_true", help="gsf: only cells with a match that the pruning network keeps")
