@@ -79,8 +79,8 @@ def losses(args: argparse.Namespace) -> None:
     import jax
     import jax.numpy as jnp
 
-    from jaxdesc.nets.layers import l2_normalise
     from jaxdesc.ops.losses import average_precision_loss, pixel_ap, uniqueness_loss
+    from jaxdesc.ops.normalise import l2_normalise
 
     b, n, d = args.batch, args.size, args.dim
     keys = jax.random.split(jax.random.key(0), 2)
@@ -131,7 +131,7 @@ def match(args: argparse.Namespace) -> None:
     import jax.numpy as jnp
 
     from jaxdesc.methods.pump.single import MatchOptions, fields, predict_bytes
-    from jaxdesc.nets.layers import l2_normalise
+    from jaxdesc.ops.normalise import l2_normalise
 
     options = MatchOptions(storage=args.storage)
     heading()

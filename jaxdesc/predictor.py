@@ -21,14 +21,13 @@ from PIL import Image, ImageOps
 
 from jaxdesc import config as configs
 from jaxdesc.data.images import read_rgb
-from jaxdesc.engine.step import full_size
 from jaxdesc.methods import METHODS
 from jaxdesc.methods.pump.refine import densify  # of any method's matches
 from jaxdesc.ops import frames
-from jaxdesc.ops.sampling import bilinear
+from jaxdesc.ops.sampling import descriptors_at, full_size
 from jaxdesc.store import weights as weight_files
 from jaxdesc.store.checkpoint import read_run
-from jaxdesc.types import Array, Pair, UserError, Variables
+from jaxdesc.types import Array, Grid, Pair, UserError, Variables
 
 ImageLike = str | os.PathLike | Image.Image | np.ndarray
 Progress = Callable[[int, int], None]  # (done, to do)
@@ -63,7 +62,7 @@ class Predictor:
         self.name, self.config, self.variables, self.source = name, config, jax.device_put(variables), source
         self.module = import_module(f"jaxdesc.methods.{name}")
         self._method = METHODS[name](config)
-        self._describe = jax.jit(lambda variables, images: full_size(self._method.describe(variables, images), images.shape[1:3]))
+        self._maps = jax.jit(self._method.describe)
         self.dim = jax.eval_shape(self._method.describe, self.variables, jnp.zeros((1, BUCKET, BUCKET, 3))).shape[-1]
 
     @functools.cached_property
@@ -84,7 +83,7 @@ class Predictor:
         out = np.empty((*pixels.shape[:2], self.dim), np.float32)
         for window in self._windows(pixels):
             (x0, y0), (x1, y1), (left, top) = window.start_xy, window.stop_xy, window.corner_xy
-            descriptors = np.asarray(self._describe(self.variables, window.image[None])[0])
+            descriptors = np.asarray(_full_size(*self._map(window.image), window.image.shape[:2]))
             out[y0:y1, x0:x1] = descriptors[y0 - top : y1 - top, x0 - left : x1 - left]
         return out
 
@@ -222,9 +221,14 @@ class Predictor:
             if self._method.describe_at:
                 found = self._method.describe_at(self.variables, window.image, local)
             else:
-                found = _at(self._describe(self.variables, window.image[None])[0], local)
+                maps, grid = self._map(window.image)
+                found = _descriptors_at(maps, local, grid)
             out[here] = np.asarray(found)[: here.sum()]
         return out
+
+    def _map(self, image: np.ndarray) -> tuple[Array, Grid]:
+        """The descriptor map (h, w, D) of an image (H, W, 3), and where its cells lie."""
+        return self._maps(self.variables, image[None])[0], self._method.grid(*image.shape[:2])
 
     def _windows(self, pixels: np.ndarray) -> Iterator["_Window"]:
         """Parts of the image, the whole of it if it is small enough, filled up to multiples of BUCKET by reflection."""
@@ -253,11 +257,8 @@ def _parts(n: int) -> list[tuple[int, int, int]]:
     return list(zip(corners, starts, [*starts[1:], n], strict=True))
 
 
-@jax.jit
-def _at(descriptors: Array, xy: Array) -> Array:
-    """(N, D) of unit length."""
-    out = bilinear(descriptors, xy)
-    return out / jnp.maximum(jnp.linalg.norm(out, axis=1, keepdims=True), 1e-12)
+_full_size = jax.jit(full_size, static_argnames=("grid", "size_hw"))
+_descriptors_at = jax.jit(descriptors_at, static_argnames="grid")
 
 
 def _ranked(xy1: np.ndarray, xy2: np.ndarray, score: np.ndarray, code: np.ndarray) -> Matches:

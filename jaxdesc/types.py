@@ -104,14 +104,25 @@ class TrainState:
     opt_state: Any
 
 
+class Grid(NamedTuple):
+    """Where the cells of a descriptor map lie on its image.
+
+    Cell (column u, row v) is centred on pixel origin_xy + stride_xy * (u, v); real numbers.
+    """
+
+    origin_xy: tuple[float, float]
+    stride_xy: tuple[float, float]
+
+
 class Method(NamedTuple):
     """One paper as pure functions, in the way that optax's GradientTransformation is a pair of them."""
 
     init: Callable[..., Variables]  # (key, batch) -> variables
     loss: Callable[..., tuple[Array, tuple[dict[str, Array], Any]]]  # (variables, batch, key, train) -> per_example (B,), (parts, new model_state)
     describe: Callable[..., Array]  # (variables, images (B, H, W, 3)) -> (B, H', W', D) float32 descriptor maps
+    grid: Callable[[int, int], Grid]  # (H, W) of an image -> where the cells of its map lie
     match: Callable[..., Any]  # (variables, image1, image2, options, say, progress) -> Correspondences
-    describe_at: Callable[..., Array] | None = None  # (variables, image (H, W, 3), xy_px (N, 2)) -> (N, D); None: bilinear in describe's maps, of unit length
+    describe_at: Callable[..., Array] | None = None  # (variables, image (H, W, 3), xy_px (N, 2)) -> (N, D); None: read from describe's map
     transfer: Callable[..., tuple[Array, Array]] | None = (
         None  # (variables, image1 (H, W, 3), image2, xy1_px (N, 2)) -> xy2_px (N, 2), score (N,), on the device
     )

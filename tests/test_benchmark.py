@@ -50,7 +50,7 @@ def test_a_step_of_posed_pairs(verb, monkeypatch):
         per_example = ((pair.image1 - pair.image2).mean((1, 2)) @ variables["params"]) ** 2
         return per_example, ({}, {})
 
-    small = Method(lambda key, batch: {"params": jnp.ones(3)}, loss, lambda variables, images: images @ variables["params"][:, None], match=None)
+    small = Method(lambda key, batch: {"params": jnp.ones(3)}, loss, lambda variables, images: images @ variables["params"][:, None], grid=None, match=None)
     monkeypatch.setitem(METHODS, "caps", lambda config, axis_name: small)
     monkeypatch.setattr(benchmark, "resident_bytes", lambda peak=False: 50 * 2**20 if peak else 8 * 2**20)
     out, _ = verb("step", "--config", "configs/caps.py:smoke", "--config.train.accumulate=2", "--repeat", 1, "--cold")

@@ -18,6 +18,7 @@ from jaxdesc import config, loop
 from jaxdesc.engine.step import right, validation_step
 from jaxdesc.methods import METHODS
 from jaxdesc.nets.torch_names import resnet_name
+from jaxdesc.ops.sampling import aligned_grid
 from jaxdesc.store.checkpoint import Checkpoints
 from jaxdesc.types import Correspondences, KeypointPair, Method, Pair, PosedPair, TrainState, UserError
 
@@ -96,7 +97,13 @@ def flat_maps(seed, shape):
 
 def toy(map1, map2):
     """A method whose maps are given, whatever the images; of a frame that the paper's network would have at a quarter of the size."""
-    return Method(init=None, loss=None, describe=lambda variables, images: jnp.stack([map1, map2]), match=None)
+    return Method(
+        init=None,
+        loss=None,
+        describe=lambda variables, images: jnp.stack([map1, map2]),
+        grid=lambda *size_hw: aligned_grid(size_hw, map1.shape[:2]),
+        match=None,
+    )
 
 
 def posed(n, seed=0, hw=(40, 56), known=True):

@@ -99,9 +99,9 @@ def test_describe_is_the_network_on_the_image_filled_up_by_reflection(net):
 
 def test_images_of_one_bucket_share_a_program(net):
     net.describe(noise(70, 45))
-    programs = net._describe._cache_size()
+    programs = net._maps._cache_size()
     net.describe(noise(100, 64))
-    assert net._describe._cache_size() == programs
+    assert net._maps._cache_size() == programs
 
 
 def test_tiny_images(net):
@@ -115,8 +115,8 @@ def test_windows_give_what_the_whole_gives(net, monkeypatch, hw):
     xy = np.random.default_rng(1).uniform(-0.5, np.array(hw[::-1]) - 0.5, (500, 2))
     whole, sparse = net.describe(image), net.describe_at(image, xy)
     calls = []
-    run = net._describe
-    monkeypatch.setattr(net, "_describe", lambda variables, part: calls.append(part.shape) or run(variables, part))
+    run = net._maps
+    monkeypatch.setattr(net, "_maps", lambda variables, part: calls.append(part.shape) or run(variables, part))
     monkeypatch.setattr(predictor, "TILE", 128)
     monkeypatch.setattr(predictor, "MARGIN", 32)
     np.testing.assert_allclose(net.describe(image), whole, atol=1e-5)

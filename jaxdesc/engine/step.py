@@ -8,12 +8,11 @@ import jax.numpy as jnp
 import optax
 
 from jaxdesc.engine.optim import averaged
-from jaxdesc.nets.layers import l2_normalise
 from jaxdesc.ops.epipolar import epipolar_distance
 from jaxdesc.ops.geometry import apply_homography
 from jaxdesc.ops.matching import nearest, reciprocal_nearest
 from jaxdesc.ops.metrics import MMA_PX, PCK_ALPHA, PCK_ALPHAS, PCK_PX, matching_accuracy
-from jaxdesc.ops.sampling import px_from_uv, resize_aligned, sample, uv_from_px, uv_grid
+from jaxdesc.ops.sampling import cell_centres, descriptors_at, full_size
 from jaxdesc.types import Array, Batch, Correspondences, KeypointPair, Method, Pair, PosedPair, RawBatch, TrainState, Variables
 
 AXIS = "batch"  # the mapped axis that devices reduce over
@@ -80,13 +79,6 @@ def train_step(
     return new, {**metrics, "grad_norm": optax.tree.norm(grads)}
 
 
-def full_size(descriptors: Array, size_hw: tuple[int, int]) -> Array:
-    """Maps (B, H', W', D), corners aligned with the images', at the images' own size (H, W); of unit length if they had to be resized."""
-    if descriptors.shape[1:3] == tuple(size_hw):
-        return descriptors
-    return l2_normalise(resize_aligned(descriptors, size_hw))
-
-
 def validation_step(variables: Variables, pairs: Pair | PosedPair | KeypointPair, *, method: Method) -> tuple[dict[str, Array], Correspondences]:
     """Scores of descriptors alone on one part of a validation batch, one pair at a time: nearest neighbours, no pyramid, no search in windows.
 
@@ -106,7 +98,9 @@ def validation_step(variables: Variables, pairs: Pair | PosedPair | KeypointPair
 
 def homography_scores(variables: Variables, pair: Pair, *, method: Method) -> tuple[dict[str, tuple[Array, Array]], Correspondences]:
     """One pair: (sum, weight) of each score, and the reciprocal nearest neighbours that were scored."""
-    desc1, desc2 = full_size(method.describe(variables, jnp.stack([pair.image1, pair.image2])), pair.image1.shape[:2])
+    size_hw = pair.image1.shape[:2]
+    maps = method.describe(variables, jnp.stack([pair.image1, pair.image2]))
+    desc1, desc2 = full_size(maps, method.grid(*size_hw), size_hw)
     matches = reciprocal_nearest(desc1, desc2)
     share, weight, count = matching_accuracy(matches, pair.H_1to2, desc2.shape[:2])
     scores = {f"mma@{t:g}px": (value * weight, weight) for t, value in zip(MMA_PX, share, strict=True)}
@@ -154,10 +148,10 @@ SCORES = {Pair: homography_scores, PosedPair: posed_scores, KeypointPair: keypoi
 
 def look_up(variables: Variables, pair: PosedPair | KeypointPair, method: Method) -> Correspondences:
     """The points xy1_px of one pair, each with the cell of image 2's whole descriptor map that is most like image 1's map there."""
-    size_hw = pair.image1.shape[:2]
+    grid = method.grid(*pair.image1.shape[:2])
     map1, map2 = method.describe(variables, jnp.stack([pair.image1, pair.image2]))
-    queries = l2_normalise(sample(map1, uv_from_px(pair.xy1_px, size_hw)))
-    cells = px_from_uv(uv_grid(*map2.shape[:2]).reshape(-1, 2), size_hw)
+    queries = descriptors_at(map1, pair.xy1_px, grid)
+    cells = cell_centres(map2.shape[:2], grid)
     index, score, _ = nearest(queries, map2.reshape(-1, map2.shape[-1]), pair.valid, jnp.ones(len(cells), bool), strip=256)
     return Correspondences(pair.xy1_px, cells[index], score, jnp.zeros(len(index), jnp.int32), pair.valid)
 

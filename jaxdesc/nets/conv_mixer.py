@@ -6,7 +6,8 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from jaxdesc.nets.layers import BatchNorm, Conv, DepthwiseConv, ShuffledConv, imagenet_normalise, l2_normalise, upsample2
+from jaxdesc.nets.layers import BatchNorm, Conv, DepthwiseConv, ShuffledConv, imagenet_normalise, upsample2
+from jaxdesc.ops.normalise import l2_normalise
 from jaxdesc.types import Array
 
 

@@ -5,7 +5,8 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from jaxdesc.nets.layers import BatchNorm, Conv, imagenet_normalise, l2_normalise
+from jaxdesc.nets.layers import BatchNorm, Conv, imagenet_normalise
+from jaxdesc.ops.normalise import l2_normalise
 from jaxdesc.types import Array
 
 # (features, kernel, dilation) of the nine convolutions; strides are replaced by dilation.

@@ -35,12 +35,6 @@ def imagenet_normalise(images: Array) -> Array:
     return (images - jnp.array(IMAGENET_MEAN)) / jnp.array(IMAGENET_STD)
 
 
-def l2_normalise(x: Array, eps: float = 1e-24) -> Array:
-    """x / ||x||_2 over the last axis in float32; a zero vector stays zero and has a finite gradient."""
-    x = x.astype(jnp.float32)
-    return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis=-1, keepdims=True), eps))
-
-
 @jax.custom_vjp
 def upsample2(x: Array) -> Array:
     """Bilinear upsampling (B, H, W, C) -> (B, 2H, 2W, C) with half-pixel centres, edges repeated.

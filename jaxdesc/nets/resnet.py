@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdesc.nets.layers import BatchNorm, Conv, fan_out_normal, imagenet_normalise
-from jaxdesc.types import Array, UserError
+from jaxdesc.types import Array, Grid, UserError
 
 # Blocks of the four stages and whether they are bottlenecks, by depth. Source: He et al., CVPR 2016, Table 1; 10 is not in the paper, it is the least of its kind.
 DEPTHS = {
@@ -34,6 +34,15 @@ def activations(depth: int, width: int = 64) -> dict[str, int]:
         channels = width * 2**i * (EXPANSION if bottleneck else 1)
         found |= {f"layer{i + 1}.{j}{end}": channels for j in range(count) for end in (".sum", "")}
     return found
+
+
+STRIDES = {"stem": 2, "maxpool": 4, "layer1": 4, "layer2": 8, "layer3": 16, "layer4": 32}
+
+
+def tap_grid(tap: str) -> Grid:
+    """Where the cells of an activation lie: every filter is centred, so cell (0, 0) is pixel (0, 0)."""
+    stride = float(STRIDES[tap.split(".")[0]])
+    return Grid((0.0, 0.0), (stride, stride))
 
 
 def _resolved(tap: str, depth: int) -> str:

@@ -18,6 +18,11 @@ class Maps(NamedTuple):
     fine: Array  # (B, ceil(H / 4), ceil(W / 4), fine_dim) float32; released: 4 x coarse
 
 
+def fine_shape(height: int, width: int) -> tuple[int, int]:
+    """(h, w) of the fine map of an image."""
+    return -(-height // 4), -(-width // 4)
+
+
 class Stage(nn.Module):
     """Convolution, ReLU, normalisation (Table 3), or convolution, normalisation, ELU (`released`)."""
 

@@ -23,7 +23,7 @@ def toy_loss(variables, batch, key, train):
     return value, ({"square": value}, {"batch_stats": {"seen": variables["batch_stats"]["seen"] + 1}})
 
 
-TOY = Method(init=lambda key, batch: {"params": {"w": jnp.ones(())}, "batch_stats": {"seen": jnp.zeros(())}}, loss=toy_loss, describe=None, match=None)
+TOY = Method(init=lambda key, batch: {"params": {"w": jnp.ones(())}, "batch_stats": {"seen": jnp.zeros(())}}, loss=toy_loss, describe=None, grid=None, match=None)
 
 
 def run(devices, steps=3, accumulate=1, cfg=None):

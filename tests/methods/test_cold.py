@@ -147,9 +147,19 @@ def slow_resize(x, size):
     return np.einsum("ya,xb,abd->yxd", rows, columns, x)
 
 
-def test_the_sum_is_one_convolution_of_the_hypercolumn(method, variables):
+def slow_exact(maps, size):
+    """Activations read at pixels (4 u, 4 v), of which their own cells lie SIZE / cells pixels apart."""
+    for axis, n in enumerate(size):
+        at = 4 * np.arange(n) / (SIZE[axis] / maps.shape[axis])
+        cells = np.arange(maps.shape[axis])
+        maps = np.apply_along_axis(lambda line, at=at, c=cells: np.interp(at, c, line), axis, maps)
+    return maps
+
+
+@pytest.mark.parametrize(("resize", "slow"), [("aligned", slow_resize), ("exact", slow_exact)])
+def test_the_sum_is_one_convolution_of_the_hypercolumn(method, variables, resize, slow):
     """One 1x1 convolution, with a scale for each layer, of all activations resampled to the cells and put side by side: the identity of 2.3."""
-    net = method.match.keywords["net"]
+    net = method.match.keywords["net"].clone(resize=resize)
     images = keypoint_pair(3).image1[:1]
     size = (16, 32)
     full = thaw(variables)
@@ -161,24 +171,10 @@ def test_the_sum_is_one_convolution_of_the_hypercolumn(method, variables):
         scale = np.asarray(bn["scale"], np.float64) / np.sqrt(np.asarray(stats["var"], np.float64) + 1e-5)
         kernel.append(np.asarray(full["params"][f"conv_{name}"]["kernel"], np.float64)[0, 0] * scale)
         bias += np.asarray(bn["bias"]) - np.asarray(stats["mean"]) * scale
-    hypercolumn = np.stack([np.concatenate([slow_resize(np.asarray(t[b], np.float64), size) for t in taps], -1) for b in range(1)])
+    hypercolumn = np.stack([np.concatenate([slow(np.asarray(t[b], np.float64), size) for t in taps], -1) for b in range(1)])
     h = hypercolumn @ np.concatenate(kernel) + bias
     assert hypercolumn.shape == (1, *size, 4 + 4 + 8 + 16 + 32)
-    np.testing.assert_allclose(infer._cells(net, variables, images), h / np.sqrt((h**2).sum(-1, keepdims=True) + 1e-6), atol=2e-5)
-
-
-def test_describe_has_the_corners_of_the_image(method, variables):
-    """Where cell (v, u) would be at 4 px steps, the map of `describe` reads from aligned corners; `describe_at` reads the cells themselves."""
-    net, image = method.match.keywords["net"], np.random.default_rng(4).uniform(size=(*SIZE, 3)).astype(np.float32)
-    maps = np.asarray(infer._cells(net, variables, image[None])[0], np.float64)
-    described = np.asarray(jax.jit(method.describe)(variables, image[None])[0])
-    assert described.shape == maps.shape == (16, 32, 5)
-    xy = np.array([[0, 0], [8, 20], [127 * 3 / 31, 63 * 5 / 15], [127 * 30 / 31, 63 * 14 / 15], [127, 63]], np.float32)
-    weights = [np.clip(1 - abs(np.minimum(p / 4, n - 1)[:, None] - np.arange(n)), 0, None) for p, n in ((xy[:, 1], 16), (xy[:, 0], 32))]
-    slow = np.einsum("na,nb,abd->nd", *weights, maps)
-    slow /= np.linalg.norm(slow, axis=1, keepdims=True)
-    np.testing.assert_allclose(method.describe_at(variables, image, xy), slow, atol=1e-5)
-    np.testing.assert_allclose(described[[0, 5, 14, 15], [0, 3, 30, 31]], slow[[0, 2, 3, 4]], atol=1e-5)
+    np.testing.assert_allclose(infer._describe(net, variables, images), h / np.sqrt((h**2).sum(-1, keepdims=True) + 1e-6), atol=2e-5)
 
 
 # ---- training
@@ -225,7 +221,7 @@ def test_parts_of_the_loss(method, variables, evaluated):
     chex.assert_trees_all_equal(model_state, {name: variables[name] for name in ("frozen", "batch_stats")})
     net = method.match.keywords["net"]
     for b in range(B):
-        desc1, desc2 = (np.asarray(infer._cells(net, variables, image[[b]])[0], np.float64) for image in (pair.image1, pair.image2))
+        desc1, desc2 = (np.asarray(infer._describe(net, variables, image[[b]])[0], np.float64) for image in (pair.image1, pair.image2))
         there = slow_one_direction(desc1, desc2, pair.xy1_px[b], pair.xy2_px[b], pair.valid[b], 128)
         back = slow_one_direction(desc2, desc1, pair.xy2_px[b], pair.xy1_px[b], pair.valid[b], 128)
         np.testing.assert_allclose(per_example[b], (there[0] + back[0]) / 2, rtol=2e-3)
@@ -267,7 +263,7 @@ def test_keypoints_are_moved_in_squashed_images(method, variables, used):
     xy = rng.uniform(0, [89, 59], (9, 2))
     found = used.transfer(image1, image2, xy)
     small = [slow_shrunk(image, (40, 40)).astype(np.float32) for image in (image1, image2 / 255)]
-    desc1, desc2 = (np.asarray(infer._cells(net, variables, s[None])[0], np.float64) for s in small)
+    desc1, desc2 = (np.asarray(infer._describe(net, variables, s[None])[0], np.float64) for s in small)
     A = np.maximum(0, np.einsum("abd,uvd->abuv", desc1, desc2)) ** 2
     squashed = (xy + 0.5) * [40 / 90, 40 / 60] - 0.5
     for s, q in zip(squashed, found, strict=True):
@@ -293,7 +289,7 @@ def test_cells_match_their_mutual_nearest_neighbours(method, variables):
     for image in images:
         h, w = image.shape[:2]
         padded = np.pad(image, ((0, -h % 64), (0, -w % 64), (0, 0)), mode="reflect") / np.float32(255)
-        maps = np.asarray(infer._cells(net, variables, padded[None])[0])
+        maps = np.asarray(infer._describe(net, variables, padded[None])[0])
         cells = [(v, u) for v in range(maps.shape[0]) for u in range(maps.shape[1]) if 4 * v < h and 4 * u < w]
         flat.append(np.array([maps[c] for c in cells]))
         places.append(np.array([(4 * u, 4 * v) for v, u in cells]))

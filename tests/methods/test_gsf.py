@@ -21,7 +21,7 @@ from jaxdesc.ops import flow
 from jaxdesc.predictor import Predictor
 from jaxdesc.store.flow import read_flo
 from jaxdesc.two_images import match_pair
-from jaxdesc.types import Pair, UserError
+from jaxdesc.types import Grid, Pair, UserError
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 GRID, SIDE = 4, 32
@@ -159,7 +159,7 @@ def predictor_of(variables):
 
 
 losses_jit = jax.jit(pair_losses, static_argnums=4)
-errors_jit = jax.jit(end_point_errors, static_argnames="side")
+errors_jit = jax.jit(end_point_errors, static_argnames="grid")
 
 
 def random_alignment(h, w):
@@ -201,10 +201,11 @@ def test_end_point_errors_are_means_over_known_keypoints():
     found = jax.tree.map(lambda x: np.stack([x, x[::-1, ::-1]]), random_alignment(h, w))
     xy1, xy2 = RNG.uniform(0, 23, (2, 2, 5, 2)).astype(np.float32)
     known = RNG.uniform(size=(2, 5)) > 0.4
-    errors = errors_jit(found, np.where(known[..., None], xy1, np.nan), xy2, known, side=24)
+    grid = Grid((1.5, -2.0), (6.0, 8.0))
+    errors = errors_jit(found, np.where(known[..., None], xy1, np.nan), xy2, known, grid=grid)
     expected = []
     for b, k in np.argwhere(known):
-        cell1, cell2 = ((xy[b, k] + 0.5) / 24 * [w, h] - 0.5 for xy in (xy1, xy2))
+        cell1, cell2 = ((xy[b, k] - [1.5, -2]) / [6, 8] for xy in (xy1, xy2))
         best = found.C[b].argmax(-1)
         moves = np.stack([best % w, best // w], -1) - np.stack(np.meshgrid(np.arange(w), np.arange(h)), -1)
         at = np.clip(cell1, 0, [w - 1, h - 1])
@@ -234,9 +235,12 @@ def test_matching_photographs(variables):
     found = method.match(variables, image1, image2)
     alignment = infer.alignment(variables, image1, image2, net=NET)
     assert found.xy1_px.shape == (16, 2) and found.score.shape == (16,)
-    np.testing.assert_allclose(found.xy1_px[:6], [[4.5, 2.5], [14.5, 2.5], [24.5, 2.5], [34.5, 2.5], [4.5, 8.5], [14.5, 8.5]])
+    # cells are centred on pixels 0, 8, 16 and 24 of squares of 32
+    xs, y0, y1 = 40 / 32 * (8 * np.arange(4) + 0.5) - 0.5, 24 / 64 - 0.5, 24 / 32 * 8.5 - 0.5
+    expected = [*([x, y0] for x in xs), [xs[0], y1], [xs[1], y1]]
+    np.testing.assert_allclose(found.xy1_px[:6], expected, atol=1e-5)
     for k, (x, y) in enumerate((x, y) for y in range(4) for x in range(4)):
-        u, v = (np.array([x, y]) + alignment.flow[y, x] + 0.5) / 4
+        u, v = (8 * (np.array([x, y]) + alignment.flow[y, x]) + 0.5) / 32
         np.testing.assert_allclose(found.xy2_px[k], [u * 20 - 0.5, v * 33 - 0.5], atol=1e-4)
         assert found.valid[k] == (0 <= u <= 1 and 0 <= v <= 1)
         np.testing.assert_allclose(found.score[k], alignment.refined[y, x].max())
@@ -252,8 +256,9 @@ def test_keypoints_move_along_the_flow(variables):
     xy = RNG.uniform(-0.5, SIDE - 0.5, (7, 2)).astype(np.float32)
     there, score = jax.jit(gsf.build(TINY).transfer, compiler_options=QUICK)(variables, IMAGES[0], IMAGES[1], xy)
     found = infer.alignment(variables, IMAGES[0], IMAGES[1], net=NET)
-    np.testing.assert_allclose(there, infer.moved(found.flow, xy, (SIDE, SIDE), (SIDE, SIDE)), atol=1e-3)
-    np.testing.assert_allclose(score, [found.refined[int((y + 0.5) // 8), int((x + 0.5) // 8)].max() for x, y in xy], atol=1e-5)
+    np.testing.assert_allclose(there, infer.moved(found.flow, xy, (SIDE, SIDE), (SIDE, SIDE), TINY), atol=1e-3)
+    nearest = np.clip(np.rint(xy / 8).astype(int), 0, GRID - 1)
+    np.testing.assert_allclose(score, [found.refined[v, u].max() for u, v in nearest], atol=1e-5)
     assert np.abs(there - xy).max() > 1
 
 
@@ -294,16 +299,19 @@ def test_match_verb_writes_the_flow(variables, tmp_path):
 
 def test_points_between_and_beyond_the_centres():
     """Bilinear between the centres of the cells; the outermost cells' displacement beyond."""
-    field = RNG.normal(size=(3, 5, 2)).astype(np.float32)
+    field = RNG.normal(size=(GRID, GRID, 2)).astype(np.float32)
     size1, size2 = (30, 100), (60, 50)
     xy = np.array([[9.5, 4.5], [19.5, 9.5], [0.0, 0.0], [99.0, 29.0]])
     expected = []
     for x, y in xy:
-        cell = np.array([(x + 0.5) / 20 - 0.5, (y + 0.5) / 10 - 0.5])
-        expected.append((cell + target_at(field, *np.clip(cell, 0, [4, 2])) + 0.5) * [10, 20] - 0.5)
-    np.testing.assert_allclose(infer.moved(field, xy, size1, size2), expected, atol=1e-4)
-    np.testing.assert_allclose(infer.moved(field, xy.reshape(2, 2, 2), size1, size2).reshape(4, 2), expected, atol=1e-4)
-    np.testing.assert_allclose(infer.moved(np.zeros_like(field), xy, size1, size1), xy, atol=1e-5)
+        cell = (np.array([(x + 0.5) / 100, (y + 0.5) / 30]) * SIDE - 0.5) / 8
+        there = 8 * (cell + target_at(field, *np.clip(cell, 0, GRID - 1)))
+        expected.append((there + 0.5) / SIDE * [50, 60] - 0.5)
+    moved = partial(infer.moved, cfg=TINY)
+    np.testing.assert_allclose(moved(field, xy, size1, size2), expected, atol=1e-4)
+    several = moved(field, xy.reshape(2, 2, 2), size1, size2)
+    np.testing.assert_allclose(several.reshape(4, 2), expected, atol=1e-4)
+    np.testing.assert_allclose(moved(0 * field, xy, size1, size1), xy, atol=1e-5)
 
 
 def test_bad_images(variables):

@@ -5,7 +5,8 @@ import pytest
 
 from jaxdesc.nets.conv_mixer import ConvMixer
 from jaxdesc.nets.l2net import QuadL2Net
-from jaxdesc.nets.layers import BatchNorm, ShuffledConv, l2_normalise, upsample2
+from jaxdesc.nets.layers import BatchNorm, ShuffledConv, upsample2
+from jaxdesc.ops.normalise import l2_normalise
 
 SMALL = ConvMixer(output_dim=6, hidden=8, depth=2, kernel=3)
 

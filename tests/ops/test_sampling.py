@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from jaxdesc.ops import sampling
+from jaxdesc.types import Grid
 
 bilinear, sample = jax.jit(sampling.bilinear), jax.jit(sampling.sample)
 px_from_uv, uv_from_px, resize_aligned = (jax.jit(f, static_argnums=1) for f in (sampling.px_from_uv, sampling.uv_from_px, sampling.resize_aligned))
@@ -64,3 +65,34 @@ def test_a_map_of_one_pixel_fills_any_size():
 def one_row(size):
     """A single row of the result is the first row of the map."""
     return np.stack([np.linspace(0, 6, size[1]), np.zeros(size[1])], -1)
+
+
+GRID = Grid((1.5, -2.0), (4.0, 3.0))  # of MAPS: 7 columns from 1.5 to 25.5, 5 rows from -2 to 10
+
+
+def test_cells_and_pixels_of_a_grid():
+    centres = np.array([[1.5 + 4 * u, -2 + 3 * v] for v in range(5) for u in range(7)])
+    np.testing.assert_allclose(sampling.cell_centres((5, 7), GRID), centres, atol=1e-6)
+    cells = sampling.cells_from_px(centres.astype(np.float32), GRID)
+    assert isinstance(cells, np.ndarray)
+    np.testing.assert_allclose(cells, [[u, v] for v in range(5) for u in range(7)], atol=1e-6)
+    np.testing.assert_allclose(sampling.px_from_cells(cells, GRID), centres, atol=1e-5)
+
+
+def test_descriptors_are_read_where_the_cells_lie():
+    """Every pixel of an image of 14 x 30, against tents; the outermost cells beyond."""
+    y, x = np.mgrid[:14, :30]
+    xy = np.stack([x, y], -1).reshape(-1, 2)
+    at = np.clip((xy - [1.5, -2]) / [4, 3], 0, [6, 4])
+    expected = slow_bilinear(MAPS.astype(np.float64), at)
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    found = jax.jit(sampling.descriptors_at, static_argnums=2)(MAPS, xy.astype(np.float32), GRID)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    every = jax.jit(sampling.full_size, static_argnums=(1, 2))(MAPS, GRID, (14, 30))
+    np.testing.assert_allclose(every.reshape(-1, 3), expected, atol=1e-5)
+    assert sampling.full_size(MAPS, sampling.PIXELS, (5, 7)) is MAPS
+
+
+def test_aligned_grids():
+    assert sampling.aligned_grid((97, 131), (25, 33)) == Grid((0.0, 0.0), (130 / 32, 4.0))
+    assert sampling.aligned_grid((1, 4), (1, 1)).stride_xy == (3.0, 1.0)  # any stride reads one cell

@@ -90,6 +90,7 @@ def build(cfg: Config, axis_name: str | None = None) -> Method:
         init=partial(network.init, net),
         loss=partial(loss.caps_loss, net=net, cfg=cfg, axis_name=axis_name),
         describe=partial(network.describe, net),
+        grid=partial(network.grid, cfg),
         match=partial(infer.match, net=net),
         describe_at=partial(infer.describe_at, net=net),
     )

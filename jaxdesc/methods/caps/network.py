@@ -3,10 +3,10 @@
 import flax.linen as nn
 import jax.numpy as jnp
 
-from jaxdesc.nets.layers import l2_normalise
-from jaxdesc.nets.unet import CapsNet, Maps
-from jaxdesc.ops.sampling import resize_aligned
-from jaxdesc.types import Array, Batch, Variables
+from jaxdesc.nets.unet import CapsNet, Maps, fine_shape
+from jaxdesc.ops.normalise import l2_normalise
+from jaxdesc.ops.sampling import aligned_grid, resize_aligned
+from jaxdesc.types import Array, Batch, Grid, Variables
 
 
 def build(cfg, axis_name: str | None = None) -> CapsNet:
@@ -25,6 +25,11 @@ def build(cfg, axis_name: str | None = None) -> CapsNet:
 def init(net: nn.Module, key: Array, batch: Batch) -> Variables:
     pair = next(iter(batch.values()))
     return net.init(key, pair.image1[:1], train=False)
+
+
+def grid(cfg, height: int, width: int) -> Grid:
+    """Corners of the fine map and of the image coincide, as in the paper's matching layer."""
+    return aligned_grid((height, width), fine_shape(height, width))
 
 
 def features(net: nn.Module, variables: Variables, images: Array) -> Maps:

@@ -38,6 +38,12 @@ class Config:
     taps: tuple[str, ...] = option((), "activations that are distilled, by their names; empty: the pooled stem and every block's output")
     before_relu: bool = option(True, "blocks' outputs are taken before their last ReLU, else after it (only where taps is empty)")
     relu: bool = option(False, "a ReLU follows each transform")
+    resize: str = option(
+        "aligned",
+        "activations are brought to the cells with aligned corners (precedent: Dynamic Hyperpixel Flow), or exactly, "
+        "by where each of their cells lies on the image",
+        choices=("aligned", "exact"),
+    )
     dim: int = option(1024, "length of the descriptors, at least 4")
     eps: float = option(1e-6, "added to the squared length that descriptors are divided by the root of", above=0)
     dtype: str = option("float32", "of the network's computation; losses are float32", choices=("float32", "bfloat16"))
@@ -82,7 +88,7 @@ def build(cfg: Config, axis_name: str | None = None) -> Method:
         init=partial(network.init, net),
         loss=partial(loss.cold_loss, net=net, cfg=cfg, axis_name=axis_name),
         describe=partial(network.describe, net),
+        grid=network.grid,
         match=partial(infer.match, net=net),
-        describe_at=partial(infer.describe_at, net=net),
         transfer=partial(infer.transfer, net=net, cfg=cfg),
     )

@@ -1,4 +1,4 @@
-"""COLD at work: keypoints moved from one image to another, descriptors at keypoints, nearest neighbours between all cells. COLD, 2.4 and 2.7."""
+"""COLD at work: keypoints moved from one image to another, nearest neighbours between all cells. COLD, 2.4 and 2.7."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,14 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdesc.methods.cold import network
-from jaxdesc.nets.layers import l2_normalise
 from jaxdesc.ops import cells, frames
 from jaxdesc.ops.matching import nearest_cells
-from jaxdesc.ops.sampling import bilinear
 from jaxdesc.types import Array, Correspondences, UserError, Variables
 
 STEP = 64  # pixels: images are filled up to multiples of it, so that photographs of many sizes compile a handful of programs
-POINTS = 256  # likewise, of points
 
 
 @dataclass(frozen=True)
@@ -35,25 +32,7 @@ class MatchOptions:
             raise UserError(f"MatchOptions.side_px = {self.side_px!r} must be a whole number of at least 32 pixels.")
 
 
-_cells = jax.jit(network.cells, static_argnames="net")
-
-
-@jax.jit
-def _at(maps: Array, xy: Array) -> Array:
-    h, w = maps.shape[:2]
-    return l2_normalise(bilinear(maps, jnp.clip(xy / cells.CELL_PX, 0, jnp.array([w - 1, h - 1]))))
-
-
-def describe_at(variables: Variables, image: Array, xy_px: Array, *, net: nn.Module) -> Array:
-    """Descriptors of N keypoints, bilinear between the cells around them, of unit length; beyond the last cell, less than 4 px, the last cell's.
-
-    Args:
-      image: (H, W, 3) uint8, or float in [0, 1]. xy_px: (N, 2) pixels inside the image.
-    Returns:
-      (N, D) float32.
-    """
-    pixels = frames.filled(frames.pixels(image), STEP)
-    return _at(_cells(net, variables, pixels[None])[0], frames.filled_points(xy_px, POINTS))[: len(xy_px)]
+_describe = jax.jit(network.describe, static_argnames="net")
 
 
 @partial(jax.jit, static_argnames="mutual")
@@ -86,7 +65,7 @@ def match(
     """
     given = [frames.pixels(image, name) for image, name in ((image1, "image1"), (image2, "image2"))]
     shrunk = [frames.resized(pixels, frames.fitted(pixels.shape[:2], options.side_px)) for pixels in given]
-    desc1, desc2 = (_cells(net, variables, frames.filled(pixels, STEP)[None])[0] for pixels in shrunk)
+    desc1, desc2 = (_describe(net, variables, frames.filled(pixels, STEP)[None])[0] for pixels in shrunk)
     found = jax.tree.map(np.asarray, _dense(desc1, desc2, *(np.array(pixels.shape[:2]) for pixels in shrunk), options.mutual))
     ends = [frames.rescaled(xy, small.shape[:2], large.shape[:2]) for xy, small, large in zip((found.xy1_px, found.xy2_px), shrunk, given, strict=True)]
     return found.replace(xy1_px=ends[0], xy2_px=ends[1])
@@ -101,6 +80,6 @@ def transfer(variables: Variables, image1: Array, image2: Array, xy1_px: Array, 
     Returns:
       (N, 2) px of image 2, and (N,) greatest cosine of the nearest cell.
     """
-    maps1, maps2 = network.cells(net, variables, jnp.stack([image1, image2]))
+    maps1, maps2 = network.describe(net, variables, jnp.stack([image1, image2]))
     flat1, flat2 = (maps.reshape(-1, maps.shape[-1]) for maps in (maps1, maps2))
     return cells.transfer(xy1_px, flat1, flat2, maps1.shape[:2], maps2.shape[:2], cfg.box_px, cfg.mutual_filter)

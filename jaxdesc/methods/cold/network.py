@@ -10,12 +10,13 @@ import jax.numpy as jnp
 
 from jaxdesc.nets.frozen import freeze, thaw
 from jaxdesc.nets.layers import BatchNorm, Conv
-from jaxdesc.nets.resnet import ResNet, activations
+from jaxdesc.nets.resnet import ResNet, activations, tap_grid
 from jaxdesc.ops.cells import CELL_PX, map_shape
-from jaxdesc.ops.sampling import resize_aligned
-from jaxdesc.types import Array, Batch, Variables
+from jaxdesc.ops.sampling import regrid, resize_aligned
+from jaxdesc.types import Array, Batch, Grid, Variables
 
 BACKBONE = "backbone"  # the module that does not learn
+CELLS = Grid((0.0, 0.0), (float(CELL_PX), float(CELL_PX)))
 
 
 def side_px(cfg) -> int:
@@ -40,6 +41,10 @@ class Cold(nn.Module):
     T_l works at the activation's own resolution: a linear map of the channels commutes with resampling, and is the cheaper the fewer pixels there are. The sum is
     accumulated tap by tap, so that the resampled maps never exist together.
 
+    up: "aligned", the corners of an activation are those of the cells' map, as in Dynamic Hyperpixel
+    Flow: a cell of stride 32 then counts up to 12 px (of 240) away from where the ResNet saw it;
+    "exact", every activation is read where its cells lie.
+
     Shapes: (B, H, W, 3) RGB in [0, 1] -> (B, ceil(H / 4), ceil(W / 4), dim) float32; cell (v, u) is centred on pixel (4 u, 4 v).
     """
 
@@ -49,6 +54,7 @@ class Cold(nn.Module):
     width: int = 64
     relu: bool = False
     eps: float = 1e-6
+    resize: str = "aligned"
     axis_name: str | None = None
     dtype: Any = jnp.float32
 
@@ -61,7 +67,9 @@ class Cold(nn.Module):
             name = tap.replace(".", "_")
             x = Conv(self.dim, 1, bias=False, kernel_init=start, dtype=self.dtype, name=f"conv_{name}")(jax.lax.stop_gradient(f))
             x = BatchNorm(train=train, axis_name=self.axis_name, dtype=self.dtype, name=f"bn_{name}")(x)
-            h += resize_aligned((nn.relu(x) if self.relu else x).astype(jnp.float32), size)
+            x = (nn.relu(x) if self.relu else x).astype(jnp.float32)
+            aligned = self.resize == "aligned"
+            h += resize_aligned(x, size) if aligned else regrid(x, tap_grid(tap), CELLS, size)
         return h * jax.lax.rsqrt(jnp.sum(h * h, -1, keepdims=True) + self.eps)
 
 
@@ -74,6 +82,7 @@ def build(cfg, axis_name: str | None = None) -> Cold:
         width=cfg.width,
         relu=cfg.relu,
         eps=cfg.eps,
+        resize=cfg.resize,
         axis_name=axis_name,
         dtype=jnp.dtype(cfg.dtype),
     )
@@ -85,25 +94,11 @@ def init(net: nn.Module, key: Array, batch: Batch) -> Variables:
     return freeze(net.init(key, image, train=False), lambda path: path == BACKBONE)
 
 
-def cells(net: nn.Module, variables: Variables, images: Array) -> Array:
-    """Unit descriptors of the cells: (B, H, W, 3) RGB in [0, 1] -> (B, ceil(H / 4), ceil(W / 4), D), cell (v, u) at pixel (4 u, 4 v)."""
-    return net.apply(thaw(variables), images, train=False)
-
-
-def _corners_aligned(maps: Array, side: int, axis: int) -> Array:
-    """Cells along an axis (at 0, 4, 8, ... of `side` pixels) read where a map of as many cells lies whose first and last are the first and last pixel."""
-    n = maps.shape[axis]
-    at = jnp.clip(jnp.linspace(0.0, side - 1.0, n) / CELL_PX, 0, n - 1)
-    lower = jnp.minimum(jnp.floor(at).astype(jnp.int32), max(n - 2, 0))
-    mix = (at - lower).reshape([-1 if i == axis else 1 for i in range(maps.ndim)])
-    return jnp.take(maps, lower, axis) * (1 - mix) + jnp.take(maps, jnp.minimum(lower + 1, n - 1), axis) * mix
+def grid(height: int, width: int) -> Grid:
+    """Cell (0, 0) on pixel (0, 0), a cell every CELL_PX."""
+    return CELLS
 
 
 def describe(net: nn.Module, variables: Variables, images: Array) -> Array:
-    """Dense descriptors as all methods give them: (B, H, W, 3) -> (B, ceil(H / 4), ceil(W / 4), D) of unit length, corners aligned with the images'.
-
-    Read from `cells`, which lie otherwise, bilinearly; what is beyond the last cell, less than 4 px, is the last cell's.
-    """
-    d = cells(net, variables, images)
-    d = _corners_aligned(_corners_aligned(d, images.shape[1], 1), images.shape[2], 2)
-    return d * jax.lax.rsqrt(jnp.maximum(jnp.sum(d * d, -1, keepdims=True), 1e-24))
+    """Unit descriptors of the cells: (B, H, W, 3) RGB in [0, 1] -> (B, ceil(H / 4), ceil(W / 4), D)."""
+    return net.apply(thaw(variables), images, train=False)

@@ -110,6 +110,7 @@ def build(cfg: Config, axis_name: str | None = None, pruning_only: bool = False)
         init=partial(network.init, net),
         loss=partial(loss.gsf_loss, net=net, cfg=cfg, pruning_only=pruning_only, axis_name=axis_name),
         describe=partial(network.describe, net),
+        grid=partial(network.grid, cfg),
         match=partial(infer.match, net=net),
         transfer=partial(infer.transfer, net=net),
         dense=partial(infer.dense, net=net),

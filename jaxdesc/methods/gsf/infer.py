@@ -12,6 +12,7 @@ from jaxdesc.methods.gsf import network
 from jaxdesc.methods.gsf.network import Alignment, GsfNet
 from jaxdesc.ops import frames
 from jaxdesc.ops.flow import carried
+from jaxdesc.ops.sampling import cell_centres, cells_from_px, px_from_cells
 from jaxdesc.types import Array, Correspondences, UserError, Variables
 
 _align = jax.jit(network.align, static_argnames="net")
@@ -49,15 +50,20 @@ def alignment(variables: Variables, image1: Array, image2: Array, *, net: GsfNet
     return jax.tree.map(lambda x: x[0], jax.device_get(_align(net, variables, *pixels)))
 
 
-def moved(flow: np.ndarray, xy1: np.ndarray, size1_hw: tuple[int, int], size2_hw: tuple[int, int]) -> np.ndarray:
+def moved(
+    flow: np.ndarray, xy1: np.ndarray, size1_hw: tuple[int, int], size2_hw: tuple[int, int], cfg
+) -> np.ndarray:
     """Points (..., 2) px of image 1 along a flow (h, w, 2) in cells, to px of image 2; float32.
 
-    A point lies at g = (x + 0.5) w / W - 0.5 among the cells; the flow is bilinear between their centres and constant beyond the outermost.
+    Cells lie on the square that images are squashed to as `network.grid` says; the flow is
+    bilinear between their centres and constant beyond the outermost.
     """
-    h, w = flow.shape[:2]
-    cells = frames.rescaled(xy1, size1_hw, (h, w)).reshape(-1, 2)
-    step = np.stack([map_coordinates(flow[..., k], cells.T[::-1], order=1, mode="nearest") for k in (0, 1)], -1)
-    return frames.rescaled((cells + step).reshape(np.shape(xy1)), (h, w), size2_hw)
+    square = (network.side_px(cfg),) * 2
+    grid = network.grid(cfg, *square)
+    cells = cells_from_px(frames.rescaled(xy1, size1_hw, square).reshape(-1, 2), grid)
+    step = [map_coordinates(flow[..., k], cells.T[::-1], order=1, mode="nearest") for k in (0, 1)]
+    there = px_from_cells(cells + np.stack(step, -1), grid)
+    return frames.rescaled(there.reshape(np.shape(xy1)), square, size2_hw)
 
 
 def transfer(variables: Variables, image1: Array, image2: Array, xy1_px: Array, *, net: GsfNet) -> tuple[Array, Array]:
@@ -66,20 +72,22 @@ def transfer(variables: Variables, image1: Array, image2: Array, xy1_px: Array, 
     Args:
       image1, image2: (side, side, 3) float32 in [0, 1], squashed to squares of `side_px`. xy1_px: (N, 2).
     Returns:
-      (N, 2) px of image 2, and (N,) max_j Q'[i, j] of the cell i that a point lies in.
+      (N, 2) px of image 2, and (N,) max_j Q'[i, j] of the cell i that is nearest to a point.
     """
     found = network.align(net, variables, image1[None], image2[None])
-    cell_px, last = image1.shape[0] / net.cfg.grid, net.cfg.grid - 1
-    cells = (xy1_px + 0.5) / cell_px - 0.5
-    x, y = jnp.clip(jnp.round(cells), 0, last).astype(jnp.int32).T
-    return (carried(found.flow[0], cells) + 0.5) * cell_px - 0.5, found.refined[0].max(-1)[y, x]
+    grid = network.grid(net.cfg, *image1.shape[:2])
+    cells = cells_from_px(xy1_px, grid)
+    x, y = jnp.clip(jnp.round(cells), 0, net.cfg.grid - 1).astype(jnp.int32).T
+    xy2 = px_from_cells(carried(found.flow[0], cells), grid)
+    return xy2, found.refined[0].max(-1)[y, x]
 
 
 def dense(variables: Variables, image1: Array, image2: Array, *, net: GsfNet) -> np.ndarray:
     """(H1, W1, 2) float32: where every pixel of image 1 lies in image 2. Arguments and errors as in `alignment`."""
     y, x = np.mgrid[: np.shape(image1)[0], : np.shape(image1)[1]]
     found = alignment(variables, image1, image2, net=net)
-    return moved(found.flow, np.stack([x, y], -1).astype(np.float32), np.shape(image1)[:2], np.shape(image2)[:2])
+    xy1 = np.stack([x, y], -1).astype(np.float32)
+    return moved(found.flow, xy1, np.shape(image1)[:2], np.shape(image2)[:2], net.cfg)
 
 
 def match(
@@ -102,9 +110,10 @@ def match(
       UserError: as `alignment`.
     """
     found, (h1, w1), (h2, w2) = alignment(variables, image1, image2, net=net), np.shape(image1)[:2], np.shape(image2)[:2]
-    y, x = np.mgrid[: found.flow.shape[0], : found.flow.shape[1]]
-    xy1 = frames.rescaled(np.stack([x, y], -1).reshape(-1, 2), found.flow.shape[:2], (h1, w1))
-    xy2 = moved(found.flow, xy1, (h1, w1), (h2, w2))
+    square = (network.side_px(net.cfg),) * 2
+    centres = cell_centres(found.flow.shape[:2], network.grid(net.cfg, *square))
+    xy1 = frames.rescaled(centres, square, (h1, w1))
+    xy2 = moved(found.flow, xy1, (h1, w1), (h2, w2), net.cfg)
     valid = ((xy2 >= -0.5) & (xy2 <= np.array([w2, h2]) - 0.5)).all(-1)
     if options.confident:
         valid &= found.selected.any(-1).reshape(-1)

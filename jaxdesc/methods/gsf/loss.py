@@ -3,11 +3,11 @@
 import jax
 import jax.numpy as jnp
 
-from jaxdesc.methods.gsf.network import Alignment, GsfNet, side_px
+from jaxdesc.methods.gsf.network import Alignment, GsfNet, grid, side_px
 from jaxdesc.nets.frozen import thaw
 from jaxdesc.ops import flow, masked
-from jaxdesc.ops.tps import unit_from_px
-from jaxdesc.types import Array, Batch, UserError, Variables
+from jaxdesc.ops.sampling import cells_from_px
+from jaxdesc.types import Array, Batch, Grid, UserError, Variables
 
 
 def pair_losses(source: Array, target: Array, found: Alignment, masks: tuple[Array, Array] | None, cfg) -> dict[str, Array]:
@@ -32,15 +32,20 @@ def pair_losses(source: Array, target: Array, found: Alignment, masks: tuple[Arr
     return parts
 
 
-def end_point_errors(found: Alignment, xy1: Array, xy2: Array, valid: Array, side: int, axis_name: str | None = None) -> dict[str, Array]:
+def end_point_errors(
+    found: Alignment, xy1: Array, xy2: Array, valid: Array, grid: Grid, axis_name: str | None = None
+) -> dict[str, Array]:
     """{"epe_best": (B,), "epe_guidance": ..., "epe_flow": ...}: how far the arg-max of C, G' and tau carry keypoints from where they should, in cells; their
     means over the batch are those over all valid keypoints, see `masked.mean_terms`. For scores, not differentiated.
 
     Args:
-      xy1, xy2: (B, K, 2) true positions in px of the squares of `side`. valid: (B, K) bool; what the others hold does not matter.
+      xy1, xy2: (B, K, 2) true positions in px of the squares. valid: (B, K) bool; what the
+        others hold does not matter. grid: where the cells lie on the squares.
     """
     h, w = found.guidance.shape[1:3]
-    cells1, cells2 = (jnp.where(valid[..., None], unit_from_px(xy, (side, side)), 0) * jnp.array([w, h]) - 0.5 for xy in (xy1, xy2))
+    cells1, cells2 = (
+        cells_from_px(jnp.where(valid[..., None], xy, 0), grid) for xy in (xy1, xy2)
+    )
     flows = {"epe_best": jax.vmap(lambda c: flow.best_flow(c, (h, w)))(found.C), "epe_guidance": found.guidance, "epe_flow": found.flow}
     errors = {name: jnp.sum((jax.vmap(flow.carried)(jax.lax.stop_gradient(f), cells1) - cells2) ** 2, -1) ** 0.5 for name, f in flows.items() if f is not None}
     return {name: masked.mean_terms(error, valid, axis_name) for name, error in errors.items()}
@@ -86,5 +91,5 @@ def gsf_loss(
     per_example = sum(factors[name] * value for name, value in parts.items())
     parts |= {name: jax.vmap(lambda q: flow.density(q, cfg.rho))(volume) for name, volume in (("density", found.Q), ("kept", found.refined))}
     if getattr(pair, "xy2_px", None) is not None:
-        parts |= end_point_errors(found, pair.xy1_px, pair.xy2_px, pair.valid, side, axis_name)
+        parts |= end_point_errors(found, pair.xy1_px, pair.xy2_px, pair.valid, grid(cfg, side, side), axis_name)
     return per_example, (parts, model_state)

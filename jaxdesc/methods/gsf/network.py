@@ -7,12 +7,11 @@ import jax
 import jax.numpy as jnp
 
 from jaxdesc.nets.frozen import freeze, thaw
-from jaxdesc.nets.resnet import ResNet
+from jaxdesc.nets.resnet import ResNet, tap_grid
 from jaxdesc.nets.volume_unet import VolumeUNet
 from jaxdesc.ops import flow
-from jaxdesc.types import Array, Batch, Variables
+from jaxdesc.types import Array, Batch, Grid, Variables
 
-STRIDES = {"stem": 2, "maxpool": 4, "layer1": 4, "layer2": 8, "layer3": 16, "layer4": 32}  # of activations, pixels of the image
 START = 10.0  # what the pruning network gives before the sigmoid at first: 0.99995 after it
 
 
@@ -27,13 +26,14 @@ class Alignment(NamedTuple):
     flow: Array | None  # (B, h, w, 2) tau, cells; None where only the pruning network was asked for
 
 
-def stride(tap: str) -> int:
-    return STRIDES[tap.split(".")[0]]
+def grid(cfg, height: int, width: int) -> Grid:
+    """Where the features lie on an image of any size: as the activation that they are."""
+    return tap_grid(cfg.tap)
 
 
 def side_px(cfg) -> int:
     """Side of the square that images are squashed to."""
-    return cfg.grid * stride(cfg.tap)
+    return cfg.grid * int(tap_grid(cfg.tap).stride_xy[0])
 
 
 class GsfNet(nn.Module):

@@ -19,6 +19,7 @@ from typing import ClassVar
 
 from jaxdesc.config import option
 from jaxdesc.methods.pump import infer, loss, network
+from jaxdesc.ops.sampling import PIXELS
 from jaxdesc.types import Method, UserError
 
 
@@ -67,5 +68,6 @@ def build(cfg: Config, axis_name: str | None = None) -> Method:
         init=partial(network.init, net),
         loss=partial(loss.pump_loss, net=net, cfg=cfg, axis_name=axis_name),
         describe=partial(network.describe, net, multiple=network.multiple(cfg)),
+        grid=lambda height, width: PIXELS,
         match=partial(infer.match, net=net, multiple=network.multiple(cfg)),
     )
