@@ -15,11 +15,14 @@ class Maps(NamedTuple):
     """Descriptors of images at two resolutions, not normalised."""
 
     coarse: Array  # (B, ceil(H / 16), ceil(W / 16), coarse_dim) float32
-    fine: Array  # (B, ceil(H / 4), ceil(W / 4), fine_dim) float32; released: 4 x coarse
+    fine: Array  # (B, h, w, fine_dim) float32, see `fine_shape`
 
 
-def fine_shape(height: int, width: int) -> tuple[int, int]:
-    """(h, w) of the fine map of an image."""
+def fine_shape(height: int, width: int, released: bool) -> tuple[int, int]:
+    """(h, w) of the fine map of an image: a quarter of its sides, or, where encoders are padded
+    (`concatenate`), four times the coarse map's; rounded up."""
+    if released:
+        return 4 * -(-height // 16), 4 * -(-width // 16)
     return -(-height // 4), -(-width // 4)
 
 

@@ -261,9 +261,13 @@ def test_mistakes_in_the_spec_name_the_field(caps_variables, tmp_path):
     ],
 )
 def test_shapes_of_table_3(decoder, hw, coarse, fine):
-    net = network.build(Config(decoder=decoder))
+    cfg = Config(decoder=decoder)
+    net = network.build(cfg)
     variables, out = shapes(net, jax.ShapeDtypeStruct((2, *hw, 3), jnp.float32))
     assert out.coarse.shape == (2, *coarse, 128) and out.fine.shape == (2, *fine, 128)
+    origin, stride = network.grid(cfg, *hw)
+    corner = np.array(origin) + np.array(stride) * (np.array(fine)[::-1] - 1)
+    np.testing.assert_allclose(corner, np.array(hw)[::-1] - 1)
     kernels = {name: tree["conv"]["kernel"].shape for name, tree in variables["params"].items() if name != "backbone"}
     assert kernels == {
         "conv_coarse": (1, 1, 1024, 128),

@@ -29,7 +29,8 @@ def init(net: nn.Module, key: Array, batch: Batch) -> Variables:
 
 def grid(cfg, height: int, width: int) -> Grid:
     """Corners of the fine map and of the image coincide, as in the paper's matching layer."""
-    return aligned_grid((height, width), fine_shape(height, width))
+    shape = fine_shape(height, width, cfg.decoder == "released")
+    return aligned_grid((height, width), shape)
 
 
 def features(net: nn.Module, variables: Variables, images: Array) -> Maps:
