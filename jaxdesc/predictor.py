@@ -48,7 +48,7 @@ class Matches(NamedTuple):
     xy1: np.ndarray  # (N, 2) float32 pixels of image 1
     xy2: np.ndarray  # (N, 2) float32 pixels of image 2
     score: np.ndarray  # (N,) float32, higher is better
-    code: np.ndarray  # (N,) int32: 8 rint(2 log2 scale) + rint(((-rotation) mod 360) / 45) mod 8, of image 2 with respect to image 1
+    code: np.ndarray  # (N,) int32: scale and rotation of image 2, see ops.matching.encode_pose
 
 
 def tell(sentence: str) -> None:

@@ -90,7 +90,7 @@ class Correspondences:
     xy1_px: Array  # (N, 2) float32
     xy2_px: Array  # (N, 2) float32
     score: Array  # (N,) float32, higher is better
-    code: Array  # (N,) int32: 8 * rint(2 log2 scale) + rint(rotation / 45 deg) mod 8, see specs of the matching method
+    code: Array  # (N,) int32: scale and rotation of image 2, see ops.matching.encode_pose
     valid: Array  # (N,) bool
 
 

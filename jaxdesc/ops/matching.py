@@ -89,11 +89,20 @@ def nearest_cells(desc1: Array, desc2: Array, xy1: Array, xy2: Array, inside1: A
 
 
 def encode_pose(scale, rotation_deg):
-    """code = 8 rint(2 log2 scale) + rint(((-rotation) mod 360) / 45) mod 8, NumPy int64; PUMP's way to write how image 2 shows what image 1 shows."""
-    return (8 * np.rint(2 * np.log2(scale)) + np.rint((-np.asarray(rotation_deg) % 360) / 45) % 8).astype(np.int64)
+    """The code of a match, int64: 8 rint(2 log2 scale) + rint(rotation / 45) mod 8.
+
+    A picture turned clockwise as one sees it, by 45 degrees, is image 2 of rotation code 1,
+    by 90 of 2, and counter-clockwise by 90 of 6; as in PUMP's released program.
+
+    Args:
+      scale, rotation_deg: a displacement d in image 1 is scale * R(rotation) d in image 2,
+        R turning x towards y, which is clockwise as y points down.
+    """
+    turns = np.rint(np.asarray(rotation_deg) / 45) % 8
+    return (8 * np.rint(2 * np.log2(scale)) + turns).astype(np.int64)
 
 
 def decode_pose(code) -> tuple[np.ndarray, np.ndarray]:
-    """Scale 2^(s / 2) and rotation -((45 r + 180) mod 360 - 180) in degrees, of code = 8 s + r."""
+    """(scale, rotation in degrees, above -180 and up to 180) of `encode_pose`'s codes."""
     s, r = np.divmod(np.asarray(code, np.int64), 8)
-    return 2.0 ** (s / 2), -((45.0 * r + 180) % 360 - 180)
+    return 2.0 ** (s / 2), 180 - (180 - 45.0 * r) % 360

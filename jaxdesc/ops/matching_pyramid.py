@@ -1,16 +1,23 @@
 """Quasi-dense matching of two descriptor maps through PUMP's pyramid (Revaud et al., CVPR 2022, section 3), up and down again.
 
 Up: C_0[p, q] = rectify(<d1(p), d2(q)>) for the patches p = 4i + 2 of image 1 and all pixels q of image 2; C_l = rectify(aggregate(maxpool(C_{l-1}))).
-Down: a child hears the greatest of its parents' consolidated maps A_{l+1}, each shifted back. That message is un-pooled to the arg-max cells of the 3x3
-windows (where windows meet in a cell the greatest counts; those of the last row and column pass nothing down) and added: A_l = C_l + unpool(message).
+Down: a child hears the greatest of its parents' consolidated maps A_{l+1}, each shifted
+back. That message is un-pooled to the arg-max cells of the 3x3 windows and added:
+A_l = C_l + unpool(message). Where windows meet in a cell the greatest counts.
 
-Level 0 is never held. A pixel that is the arg-max of no window gets no message and is dominated by the arg-max of any window around it, so the best pixel
-of a patch is
+The border is the published program's. Arg-maxima are sought among inner cells: all but
+the last row and column of C_l, which hear nothing. Where a level stands above level 0, the
+last row and column of its pixels are not matched at all; nor is a 4x4 cell of image 2 that
+the border cuts.
 
-    max over windows w of pooled(w) + message(w),    found at the arg-max of w,
+Level 0 is never held. A pixel that is the arg-max of no window gets no message and is
+dominated by the arg-max of any window around it, so the best pixel of a patch is
 
-and of a 4x4 cell of image 2 it suffices to know the greatest such sum that falls into it and its greatest raw C_0. Arg-maxima of level 0 are those of the
-correlation before rectification, so that they mean something in a window that is negative throughout.
+    max over windows w of C_0(arg-max of w) + message(w),    found at the arg-max of w,
+
+and of a 4x4 cell of image 2 it suffices to know the greatest such sum that falls into it
+and its greatest raw C_0. Arg-maxima of level 0 are those of the correlation before
+rectification, so that they mean something in a window that is negative throughout.
 
 Images may be smaller than their arrays: what lies beyond is absent from pooling, weights, messages and cells, and the answer is that of the cut arrays.
 """
@@ -40,7 +47,7 @@ class Fields(NamedTuple):
     score: Array  # (h1, w1) float32 consolidated score of each patch's best pixel; 0 where there is none
     xy2_px: Array  # (h1, w1, 2) int32 (x, y) of that pixel
     mutual: Array  # (h1, w1) bool: and the patch is the best of the pixel's 4x4 cell
-    cell_score: Array  # (ceil(H2 / 4), ceil(W2 / 4)) float32 greatest consolidated score of each cell
+    cell_score: Array  # (ceil(H2 / 4), ceil(W2 / 4)) float32 greatest score of each whole cell
 
 
 class Geometry(NamedTuple):
@@ -49,7 +56,7 @@ class Geometry(NamedTuple):
     patches: tuple[tuple[np.ndarray, np.ndarray], ...]  # of levels 0..L, (rows,), (columns,) bool: which there are
     pixels: tuple[np.ndarray, np.ndarray]  # (H2,), (W2,) bool: which there are
     coefficients: tuple[tuple[np.ndarray, np.ndarray], ...]  # of levels 1..L, (2, parents, positions) float32, see `pyramid.Axis`
-    passing: tuple[tuple[np.ndarray, np.ndarray], ...]  # of levels 1..L, (h2,), (w2,) bool: positions that pass messages down
+    inner: tuple[tuple[np.ndarray, np.ndarray], ...]  # levels 0..L-1: (h2,), (w2,), all but last
 
 
 def patch_count(size):
@@ -69,18 +76,19 @@ def geometry(size1_hw: Size, size2_hw: Size, limit: int | None = None, room1_hw:
     def present(sizes, rooms):
         return tuple(np.arange(room) < size for size, room in zip(sizes, rooms, strict=True))
 
-    patches, coefficients, passing = [present(counts, rooms)], [], []
-    for level, step in enumerate(steps, 1):
-        parents, positions = [n + 1 for n in rooms], [-(-n // 2**level) for n in room2_hw]
+    patches, coefficients, inner, below = [present(counts, rooms)], [], [], (size2_hw, room2_hw)
+    for step in steps:
+        inner.append(present([n - 1 for n in below[0]], below[1]))
+        below = tuple([-(-n // 2) for n in sizes] for sizes in below)
+        parents, positions = [n + 1 for n in rooms], below[1]
         patches.append(present([n + 1 for n in counts], parents))
-        passing.append(present([axis.coefficients.shape[2] - 1 for axis in step], positions))
         coefficients.append(
             tuple(
                 np.pad(axis.coefficients, [(0, 0)] + [(0, n - have) for n, have in zip(room, axis.coefficients.shape[1:], strict=True)]).astype(np.float32)
                 for axis, *room in zip(step, parents, positions, strict=True)
             )
         )
-    return Geometry(tuple(patches), present(size2_hw, room2_hw), tuple(coefficients), tuple(passing))
+    return Geometry(tuple(patches), present(size2_hw, room2_hw), tuple(coefficients), tuple(inner))
 
 
 def strip_size(size1_hw: Size, size2_hw: Size) -> int:
@@ -105,7 +113,7 @@ def match_fields(
       desc1: (H1, W1, D), desc2: (H2, W2, D) descriptors; products accumulate in float32.
       pyramid: says which parts of the arrays exist, and how many levels there are; by default all.
       mask2: (H2, W2) bool, the pixels of image 2 that may be matched; by default all.
-      keep: keep level 0's pooled maps and codes from the way up; otherwise it is correlated again on the way down.
+      keep: keep level 0's arg-maxima from the way up, or correlate again on the way down.
       dtype: storage of levels; sums are float32.
       strip_bytes: bytes of the correlation that may exist at once; by default what suits the backend.
 
@@ -117,7 +125,8 @@ def match_fields(
     pyramid = jax.tree.map(jnp.asarray, pyramid or geometry((H1, W1), (H2, W2)))
     top = len(pyramid.coefficients)
     penalty = _penalty(pyramid.pixels, mask2)
-    exists = pool_phases(tuple(penalty), with_argmax=False) == 0
+    inner_penalty = _penalty(pyramid.inner[0], mask2) if top else penalty
+    exists = pool_phases(tuple(inner_penalty), with_argmax=False) == 0
     pixels = sort_pixels(desc2)
 
     chunks = min(w1, -(-w1 * 16 * h * w // (strip_bytes or strip_size((H1, W1), (H2, W2)))))
@@ -128,24 +137,36 @@ def match_fields(
         return x.reshape(-1, *x.shape[2:])[:w1]
 
     def correlate(some):
-        """Pooled C_0 and codes (n, h, w) of n patches, and the greatest correlation (h, w) within 2x2 pixels."""
-        products = lax.dot_general(some, pixels, (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32).reshape(-1, 4, h, w)
+        """Phases (n, 4, h, w) of <d1, d2> of n patches."""
+        by_last = (((1,), (1,)), ((), ()))
+        products = lax.dot_general(some, pixels, by_last, preferred_element_type=jnp.float32)
+        return products.reshape(-1, 4, h, w)
+
+    def pool(products, penalty, with_argmax):
         phases = tuple(products[:, i] + penalty[i] for i in range(4))
-        pooled, codes = pool_phases(phases, with_argmax=True)
-        return rectify(pooled), codes, _greatest(products, penalty)
+        return pool_phases(phases, with_argmax)
+
+    def best_pixels(products):
+        """C_0 and code (n, h, w) of arg-maxima, and the greatest <d1, d2> (h, w) of 2x2 pixels."""
+        pooled, codes = pool(products, inner_penalty, with_argmax=True)
+        return rectify(pooled), codes, _greatest(products, inner_penalty)
 
     # Up.
     raw, kept, tower = jnp.zeros((h, w)), None, [None]
 
     def up(carry, i):
         def one(raw, some):
-            pooled, codes, greatest = correlate(some)
-            return (jnp.maximum(raw, greatest), (pooled, codes)) if keep else (raw, (pooled, None))
+            products = correlate(some)
+            pooled = rectify(pool(products, penalty, with_argmax=False))
+            if not keep:
+                return raw, (pooled, None)
+            best, codes, greatest = best_pixels(products)
+            return jnp.maximum(raw, greatest), (pooled, (best.astype(dtype), codes))
 
         above, raw = carry
-        raw, (pooled, codes) = lax.scan(one, raw, patches[i])
+        raw, (pooled, best) = lax.scan(one, raw, patches[i])
         below = whole_row(pooled)
-        return (below, raw), (_parents(above, below, pyramid, 1, i).astype(dtype), (pooled.astype(dtype), codes) if keep else None)
+        return (below, raw), (_parents(above, below, pyramid, 1, i).astype(dtype), best)
 
     if top:
         (_, raw), (first, kept) = lax.scan(up, (jnp.zeros((w1, h, w)), raw), jnp.arange(h1 + 1))
@@ -165,11 +186,12 @@ def match_fields(
             raw, reached = carry
             some, message = inputs
             if kept:
-                pooled, codes = some[0].astype(jnp.float32), some[1]
+                best, codes = some[0].astype(jnp.float32), some[1]
             else:
-                pooled, codes, greatest = correlate(some)
+                best, codes, greatest = best_pixels(correlate(some))
                 raw = jnp.maximum(raw, greatest)
-            total = lax.optimization_barrier(jnp.where(exists, pooled + message, 0))  # rounded once: it is compared with itself
+            total = jnp.where(exists, best + message, 0)
+            total = lax.optimization_barrier(total)  # rounded once: it is compared with itself
             return (raw, jnp.maximum(reached, _reached(total, codes))), _best(total, codes)
 
         above, raw, reached = carry
@@ -183,7 +205,8 @@ def match_fields(
     start = level1(0) if top else None
     (_, raw, reached), (score, xy) = lax.scan(down, (start, raw, jnp.zeros((2, 2, h, w))), jnp.arange(h1))
     raw = rectify(raw)
-    return _reciprocal(score, xy, reached, raw.astype(dtype).astype(jnp.float32) if kept else raw)
+    raw = raw.astype(dtype).astype(jnp.float32) if kept else raw
+    return _reciprocal(score, xy, reached, raw, pyramid.pixels)
 
 
 def _penalty(pixels: tuple[Array, Array], mask: Array | None) -> Array:
@@ -222,10 +245,10 @@ def _message(above: Array, below: Array, pyramid: Geometry, level: int, i) -> Ar
     """What row i of a level hears (w1, h, w), from the rows of consolidated parents (w1', h, w) of which it is the child with s_y = -1 and with s_y = +1."""
     h, w = above.shape[1:]
     rows, columns = pyramid.patches[level]
-    (left, right), (y, x) = child_offsets(level + 1), pyramid.passing[level]
+    left, right = child_offsets(level + 1)
     parents = jnp.maximum(shift(above, {1: (1, h)}), shift(below, {1: (-1, h)}))
     heard = jnp.maximum(shift(parents, {0: (-left, len(columns)), 2: (1, w)}), shift(parents, {0: (-right, len(columns)), 2: (-1, w)}))
-    return jnp.where((rows[i] & columns)[:, None, None] & (y[:, None] & x), heard, 0)
+    return jnp.where((rows[i] & columns)[:, None, None], heard, 0)
 
 
 def _consolidated(parents: Array, pyramid: Geometry, level: int, responses: Array, i) -> Array:
@@ -233,9 +256,12 @@ def _consolidated(parents: Array, pyramid: Geometry, level: int, responses: Arra
     above, below = (_row(parents, i - offset) for offset in child_offsets(level + 1))
     message = _message(above, below, pyramid, level, i)
     row = _row(responses, i)
-    _, codes = pool_phases(split_phases(row), with_argmax=True)
+    y, x = pyramid.inner[level]
+    inner = y[:, None] & x
+    _, codes = pool_phases(split_phases(jnp.where(inner, row, -jnp.inf)), with_argmax=True)
     message, codes = lax.optimization_barrier((message, codes))  # each is read nine times
-    return row + merge_phases(unpool_phases(message, codes, jnp.maximum), *row.shape[1:])
+    heard = merge_phases(unpool_phases(message, codes, jnp.maximum), *row.shape[1:])
+    return row + jnp.where(inner, heard, 0)
 
 
 def _update_rows(function, level: Array) -> Array:
@@ -272,13 +298,19 @@ def _best(total: Array, codes: Array) -> tuple[Array, Array]:
     return row[patch, x], jnp.stack([2 * x - 1 + code % 3, 2 * y - 1 + code // 3], -1).astype(jnp.int32)
 
 
-def _reciprocal(score: Array, xy: Array, reached: Array, raw: Array) -> Fields:
-    """Keeps the patches whose best pixel has no better patch, nor better pixel, in its 4x4 cell; of equal patches the first."""
+def _reciprocal(score: Array, xy: Array, reached: Array, raw: Array, pixels) -> Fields:
+    """Keeps the patches whose best pixel has no better patch, nor better pixel, in its cell.
+
+    Of equal patches the first. `pixels`, which rows and columns there are, says which 4x4
+    cells are whole.
+    """
     h, w = raw.shape
     squares = functools.reduce(jnp.maximum, (shift(reached[up, left], {0: (up, h), 1: (left, w)}) for up in (0, 1) for left in (0, 1)))  # of 2x2 pixels
     reached, raw = (
         jnp.maximum(*(jnp.maximum(*(p[a::2, b::2] for b in (0, 1))) for a in (0, 1))) for p in (jnp.pad(x, ((0, h % 2), (0, w % 2))) for x in (squares, raw))
     )
+    y, x = (jnp.pad(there, (0, -len(there) % CELL)).reshape(-1, CELL).all(1) for there in pixels)
+    reached, raw = (jnp.where(y[:, None] & x, cells, 0) for cells in (reached, raw))
     cell = (xy[..., 1] // CELL) * reached.shape[1] + xy[..., 0] // CELL
     chosen = (score > 0) & (score == reached.ravel()[cell]) & (score >= raw.ravel()[cell])
     index = jnp.arange(score.size).reshape(score.shape)

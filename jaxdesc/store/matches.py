@@ -209,30 +209,40 @@ def write_aggregated(
 
 # ---- PUMP's corres
 
+SENSE = "clockwise"  # what a file's `rotation` says of its codes; files without it may be mirrored
+
 
 def write_corres(path: Path | str, xy0: np.ndarray, xy1: np.ndarray, scores: np.ndarray, code: np.ndarray) -> None:
-    """npz with `corres` (M, 6) float32: x1, y1, x2, y2, score, code.
+    """npz with `corres` (M, 6) float32: x1, y1, x2, y2, score, code; and `rotation`, SENSE.
 
     Raises:
       UserError: as `atomic`.
     """
+    rows = np.column_stack([xy0, xy1, scores, code]).astype(np.float32)
     with atomic(path) as temporary, open(temporary, "wb") as stream:
-        np.savez(stream, corres=np.column_stack([xy0, xy1, scores, code]).astype(np.float32))
+        np.savez(stream, corres=rows, rotation=SENSE)
 
 
 def read_corres(path: Path | str) -> np.ndarray:
     """Rows (M, 6) as written, or (M, 4) x1, y1, x2, y2 of densified matches, float32; the content is npz whatever the file's ending.
 
     Raises:
-      UserError: the file is missing, or is not such an npz.
+      UserError: the file is missing, or is not such an npz; images turned by neither 0 nor 180
+        degrees, in a file that does not say in which sense its codes turn.
     """
     try:
         with np.load(path, allow_pickle=False) as file:
-            rows = file["corres"]
+            rows, sense = file["corres"], str(file.get("rotation", ""))
     except (OSError, ValueError, KeyError, IndexError, EOFError, zipfile.BadZipFile, AttributeError, TypeError) as e:
         raise UserError(f"{path} cannot be read as matches: an npz with the array `corres` is expected.") from e
     if rows.ndim != 2 or rows.shape[1] not in (4, 6):
         raise UserError(f"{path}: `corres` has the shape {rows.shape}, where (M, 6) or (M, 4) is expected.")
+    turned = rows.shape[1] == 6 and (rows[:, 5] % 4 != 0).any()  # 0 and 4 mirror to themselves
+    if turned and sense != SENSE:
+        raise UserError(
+            f"{path} holds matches of turned images and does not say `rotation` = {SENSE!r}, as "
+            "files of an earlier jaxdesc, whose turns are mirrored: match the images again."
+        )
     return rows.astype(np.float32)
 
 

@@ -185,6 +185,7 @@ def test_corres(tmp_path):
     assert rows.dtype == np.float32 and rows.shape == (9, 6)
     np.testing.assert_allclose(rows, np.column_stack([xy0, xy1, score, np.arange(-4, 5)]), rtol=1e-6)
     np.testing.assert_array_equal(M.read_corres(tmp_path / "a.npy"), rows)
+    assert np.load(tmp_path / "a.npy")["rotation"] == "clockwise"
     np.savez(tmp_path / "b.npz", corres=rows[:, :5])
     np.savez(tmp_path / "c.npz", other=rows)
     np.save(tmp_path / "d.npy", rows)
@@ -192,6 +193,21 @@ def test_corres(tmp_path):
     for name, message in (("b.npz", r"shape \(9, 5\)"), *((n, "an npz with the array `corres` is expected") for n in ("c.npz", "d.npy", "e.npz", "f.npz"))):
         with pytest.raises(UserError, match=message):
             M.read_corres(tmp_path / name)
+
+
+def test_corres_of_unknown_sense(tmp_path):
+    """Without the mark, codes are read where mirroring leaves them as they are, else refused."""
+    rows = np.arange(36, dtype=np.float32).reshape(6, 6)
+    rows[:, 5] = 0, 4, 8, -4, -8, 20  # 0 or 180 degrees, at several scales
+    np.savez(tmp_path / "old.npz", corres=rows)
+    np.testing.assert_array_equal(M.read_corres(tmp_path / "old.npz"), rows)
+    np.savez(tmp_path / "dense.npz", corres=rows[:, 1:5])
+    np.testing.assert_array_equal(M.read_corres(tmp_path / "dense.npz"), rows[:, 1:5])
+    for code in (1, 2, 6, 7, -2):
+        rows[3, 5] = code
+        np.savez(tmp_path / "turned.npz", corres=rows)
+        with pytest.raises(UserError, match=r"turned\.npz holds .* whose turns are mirrored"):
+            M.read_corres(tmp_path / "turned.npz")
 
 
 def test_kapture(tmp_path):

@@ -21,7 +21,7 @@ import tensorflow_datasets as tfds
 
 from jaxdesc.data.builders import base
 from jaxdesc.data.cameras import Camera
-from jaxdesc.data.keypoints import sift
+from jaxdesc.data.keypoints import SIFT_VERSION, sift
 from jaxdesc.data.posed_draw import depth_range, seen_within
 from jaxdesc.errors import UserError
 from jaxdesc.ops import frames
@@ -309,7 +309,7 @@ def prepare(label: str, scenes: Sequence[Callable[[], Scene]], files: Mapping[st
       files: name -> file, of all that the scenes are made of: a change of these is what prepares them anew; as does a change of `options`.
     """
     loaded = Scenes(scenes)
-    name = base.dataset_name(label, files, max_side_px, *options)
+    name = base.dataset_name(label, files, max_side_px, SIFT_VERSION, *options)
     images = base.prepared(ViewImages, name, cache, scenes=loaded, max_side_px=max_side_px)
     views = base.prepared(Views, name, cache, scenes=loaded, images=images)
     pairs = base.prepared(PosedPairs, name, cache, scenes=loaded, images=images)

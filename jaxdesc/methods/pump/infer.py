@@ -45,8 +45,8 @@ def match_images(
       progress: is told the work done and the work to do, in correlations, after each scale and rotation; what tiles will cost is known after the coarse pass.
 
     Returns:
-      (N, 6) float32 rows x1, y1, x2, y2, score, code, best score first before the filter; the code's scale s and rotation say that a displacement d in
-      image 1 is s R(rotation) d in image 2, see `multiscale`.
+      (N, 6) float32 rows x1, y1, x2, y2, score, code (`ops.matching.encode_pose`), best score
+      first before the filter.
 
     Raises:
       UserError: an image that is no RGB image; no memory even for the smallest tiles.

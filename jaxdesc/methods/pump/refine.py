@@ -17,9 +17,11 @@ RADIUS = 8.0  # pixels
 def keep_coherent(corres: np.ndarray, min_component: int = 50) -> np.ndarray:
     """Drops matches that few neighbours agree with.
 
-    Two matches are neighbours if they are at most 8 px apart in both images, measured at the scale they were matched at (distances times min(s, 1) in
-    image 1 and min(1 / s, 1) in image 2, for the scales s of both), and if their displacements in the two images, that of image 2 turned back by the
-    rotation of either match, make an angle of at most 90 degrees.
+    Two matches are neighbours if they are at most 8 px apart in both images, and if the
+    displacements in the two images make an angle of at most 90 degrees once that of image 2 is
+    turned back by the rotation of one of the two matches. Distances are measured at the scale
+    they were matched at: times min(s, 1) in image 1 and min(1 / s, 1) in image 2, in the mean
+    over the scales s of both.
 
     Args:
       corres: (N, 6) x1, y1, x2, y2, score, code.
@@ -35,11 +37,14 @@ def keep_coherent(corres: np.ndarray, min_component: int = 50) -> np.ndarray:
     shrink1, shrink2 = np.minimum(scale, 1), np.minimum(1 / scale, 1)
     i, j = KDTree(xy1).query_pairs(RADIUS / shrink1.min(), output_type="ndarray").T
     d1, d2 = xy1[j] - xy1[i], xy2[j] - xy2[i]
-    near = np.ones(len(i), bool)
+    near, parallel = np.ones(len(i), bool), np.zeros(len(i), bool)
+    for d, shrink in ((d1, shrink1), (d2, shrink2)):
+        near &= np.hypot(*d.T) * (shrink[i] + shrink[j]) / 2 <= RADIUS
     for end in (i, j):
-        near &= (np.hypot(*d1.T) * shrink1[end] <= RADIUS) & (np.hypot(*d2.T) * shrink2[end] <= RADIUS)
         c, s = np.cos(np.radians(rotation[end])), np.sin(np.radians(rotation[end]))
-        near &= d1[:, 0] * (c * d2[:, 0] + s * d2[:, 1]) + d1[:, 1] * (c * d2[:, 1] - s * d2[:, 0]) >= 0
+        x, y = c * d2[:, 0] + s * d2[:, 1], c * d2[:, 1] - s * d2[:, 0]
+        parallel |= d1[:, 0] * x + d1[:, 1] * y >= 0
+    near &= parallel
     graph = coo_array((np.ones(near.sum(), bool), (i[near], j[near])), shape=(len(corres), len(corres)))
     _, label = connected_components(graph, directed=False)
     size = np.bincount(label)[label]
