@@ -41,7 +41,9 @@ def claim(workdir: Path, cfg: configs.ExperimentConfig) -> None:
     Raises:
       UserError: it cannot be written to, or belongs to another configuration (naming the first field that differs).
     """
-    ours, usual = (json.loads(json.dumps(configs.as_dict(c))) for c in (cfg, configs.ExperimentConfig(method=type(cfg.method)())))
+    plain = configs.ExperimentConfig(method=type(cfg.method)())
+    ours, usual = (json.loads(json.dumps(configs.as_dict(c))) for c in (cfg, plain))
+    usual["method"] |= configs.absent_values(type(cfg.method))
     path = workdir / "config.json"
     if path.exists():
         try:
