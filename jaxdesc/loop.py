@@ -7,7 +7,7 @@ import math
 import signal
 import threading
 from collections.abc import Callable, Collection
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from jaxdesc import config as configs
 from jaxdesc import figures
 from jaxdesc.data.draw import draw_batch
 from jaxdesc.data.pipeline import Data, open_data
+from jaxdesc.data.semantic_draw import as_in_use
 from jaxdesc.engine.optim import make_optimizer
 from jaxdesc.engine.step import AXIS, inference_variables, init_state, new_state, right, train_step, validation_step
 from jaxdesc.methods import METHODS
@@ -138,9 +139,27 @@ def _finite_or_raise(step: int, metrics: dict[str, float], checkpoints: Checkpoi
         raise UserError(f"{', '.join(wrong)} became non-finite in step {step}: training stopped, {kept}; try a smaller config.optim.learning_rate.")
 
 
+def undistorted(draw: configs.DrawConfig) -> configs.DrawConfig:
+    """How held-out pairs are drawn: crops and known warps stay, colours are those of the files.
+
+    Nothing is mirrored but what a data set's list asks for, and no noise is added.
+    """
+    colours = {"brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "hue": 0.0}
+    return replace(draw, **colours, noise=0.0, flip_probability=0.0)
+
+
 def validation_batch(data: Data, parts: Collection[str], count: int, draw: Callable[[jax.Array, RawBatch], Batch]) -> Batch:
-    """`count` held-out pairs of each part of a run's batches, the same in every run; of photographs with a warped copy instead of real pairs, of which nothing is
-    known."""
+    """`count` held-out pairs of each part of a run's batches, the same in every run.
+
+    Instead of real pairs, of which nothing is known, they are photographs with a warped
+    copy. Two images of objects are squashed as `Predictor.transfer` squashes them, so that
+    a checkpoint scores the same here and in `evaluate pck --rule dhpf-240 --transfer own`;
+    only photographs longer than config.data.canvas_px, which were shrunk when they were
+    prepared, differ.
+
+    Args:
+      draw: `draw_batch` of a configuration that is `undistorted`.
+    """
     slots = np.arange(count, dtype=np.int32)
     raw = {part: (getattr(data, f"validation_{part}")(count), slots) for part in parts if part not in ("synthetic", "real")}
     if len(raw) < len(parts):
@@ -148,8 +167,10 @@ def validation_batch(data: Data, parts: Collection[str], count: int, draw: Calla
     batch = jax.jit(draw)(jax.random.key(VALIDATION_SEED), raw)
     if "posed" in parts and not batch["posed"].known.any():
         batch["posed"] = batch["posed"].replace(xy2_px=None, known=None)
-    if "semantic" in parts and not batch["semantic"].valid.any():
-        batch["semantic"] = batch["semantic"].replace(xy2_px=None)
+    if "semantic" in parts:
+        batch["semantic"] = as_in_use(batch["semantic"], raw["semantic"][0])
+        if not batch["semantic"].valid.any():
+            batch["semantic"] = batch["semantic"].replace(xy2_px=None)
     return batch
 
 
@@ -183,8 +204,12 @@ def run(cfg: configs.ExperimentConfig, workdir: str | Path) -> dict[str, float]:
     local = len(devices) // jax.process_count()
     pairs = pairs_per_batch(plan[0].data)
     prefixes = {stage.data: "" if stage.data == plan[-1].data else f"{stage.pairs}/" for stage in plan}
-    validations = {prefixes[part]: validation_batch(data, pairs, cfg.report.validation_pairs, draw) for part, data in sources.items()}
     validate = jax.jit(partial(validation_step, method=build(cfg.method)))
+    as_given = partial(draw_batch, cfg=undistorted(cfg.draw))
+    validations = {
+        prefixes[part]: validation_batch(data, pairs, cfg.report.validation_pairs, as_given)
+        for part, data in sources.items()
+    }
     optimizers = [make_optimizer(cfg.optim, stage.steps, stage.rates) for stage in plan]
 
     with Checkpoints(workdir / "checkpoints", cfg.report.keep_last) as checkpoints, _Stop() as stop:
