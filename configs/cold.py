@@ -30,7 +30,7 @@ ECCV 2020), of the same laboratory, whose published program is the nearest prece
   deviation_gradient   on. DHPF holds the rows' standard deviation fixed: a step then also raises
                        it, which lowers z, and over random features training raised the loss (8.5
                        after 200 steps, from 6.6). Over real ones (EfficientNet-Lite0, D = 64, SGD,
-                       42 held-out pairs of PF-WILLOW, dhpf-240, two seeds) neither is ahead: PCK@0.1
+                       42 held-out pairs of PF-WILLOW, dhpf-240, two seeds) none is ahead: PCK@0.1
                        after 20, 40, 100 steps 0.68 0.71 0.66 and 0.72 0.75 0.71 with the gradient,
                        0.71 0.76 0.76 and 0.70 0.63 0.71 without, from 0.31 and 0.34
   hard_alpha           0.1, as DHPF: the alpha at which PCK is usually compared
