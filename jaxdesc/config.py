@@ -17,10 +17,22 @@ from typing import Any, NamedTuple
 from jaxdesc.errors import UserError
 
 
-def option(default: Any, doc: str, *, above=None, at_least=None, at_most=None, choices=None) -> Any:
-    """A dataclass field with its unit or meaning and the values that it may take."""
-    metadata = {"doc": doc, "above": above, "at_least": at_least, "at_most": at_most, "choices": choices}
-    return dataclasses.field(default=default, metadata=metadata)
+def option(
+    default: Any, doc: str, *, above=None, at_least=None, at_most=None, choices=None, absent=None
+) -> Any:
+    """A dataclass field with its unit or meaning and the values that it may take.
+
+    `absent`: what a file means that was written before the field existed, where that is
+    not the default, see `absent_values`.
+    """
+    bounds = {"above": above, "at_least": at_least, "at_most": at_most, "choices": choices}
+    return dataclasses.field(default=default, metadata={"doc": doc, "absent": absent, **bounds})
+
+
+def absent_values(kind: type) -> dict[str, Any]:
+    """{field: value} that a file without these fields means, where it is not the default."""
+    found = {field.name: field.metadata.get("absent") for field in dataclasses.fields(kind)}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import math
 import signal
 import threading
 from collections.abc import Callable, Collection
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from jaxdesc import config as configs
 from jaxdesc import figures
 from jaxdesc.data.draw import draw_batch
 from jaxdesc.data.pipeline import Data, open_data
+from jaxdesc.data.semantic_draw import as_in_use
 from jaxdesc.engine.optim import make_optimizer
 from jaxdesc.engine.step import AXIS, inference_variables, init_state, new_state, right, train_step, validation_step
 from jaxdesc.methods import METHODS
@@ -36,12 +37,15 @@ PER_BATCH = "_per_batch"  # how the names of the fields end that say how many pa
 
 
 def claim(workdir: Path, cfg: configs.ExperimentConfig) -> None:
-    """Makes the folder and ties it to the configuration.
+    """Makes the folder and ties it to the configuration, as `recalled` gives it.
 
     Raises:
       UserError: it cannot be written to, or belongs to another configuration (naming the first field that differs).
     """
-    ours, usual = (json.loads(json.dumps(configs.as_dict(c))) for c in (cfg, configs.ExperimentConfig(method=type(cfg.method)())))
+    cfg = recalled(cfg, workdir)
+    plain = configs.ExperimentConfig(method=type(cfg.method)())
+    ours, usual = (json.loads(json.dumps(configs.as_dict(c))) for c in (cfg, plain))
+    usual["method"] |= configs.absent_values(type(cfg.method))
     path = workdir / "config.json"
     if path.exists():
         try:
@@ -53,8 +57,28 @@ def claim(workdir: Path, cfg: configs.ExperimentConfig) -> None:
                 raise UserError(f"{workdir} belongs to another configuration ({name} is {other!r} there and {mine!r} here): choose another --workdir.")
     elif any((workdir / "checkpoints").glob("[0-9]*")):
         raise UserError(f"{workdir} holds checkpoints but no config.json, so that nothing says what they are of: delete it or choose another --workdir.")
-    with atomic(path) as temporary:
-        temporary.write_text(json.dumps(ours, indent=1))
+    record(workdir, cfg)
+
+
+def record(workdir: Path, cfg: configs.ExperimentConfig) -> None:
+    """Writes config.json; raises UserError as `atomic`."""
+    with atomic(workdir / "config.json") as temporary:
+        temporary.write_text(json.dumps(configs.as_dict(cfg), indent=1))
+
+
+def recalled(cfg: configs.ExperimentConfig, workdir: Path) -> configs.ExperimentConfig:
+    """The configuration with the numbers that the run in a workdir has chosen.
+
+    These are the fields that the method's Config names in `calibrates`, where they are 0
+    here and the workdir's config.json holds a number, see `calibrated`.
+    """
+    try:
+        written = json.loads((workdir / "config.json").read_text())["method"]
+    except (OSError, ValueError, LookupError, TypeError):  # there is none, or `claim` will say so
+        return cfg
+    names = getattr(cfg.method, "calibrates", ())
+    known = {n: written[n] for n in names if not getattr(cfg.method, n) and written.get(n)}
+    return replace(cfg, method=replace(cfg.method, **known)) if known else cfg
 
 
 def _differences(ours: dict, theirs: dict, usual: dict, prefix: str = ""):
@@ -136,10 +160,26 @@ def _finite_or_raise(step: int, metrics: dict[str, float], checkpoints: Checkpoi
         raise UserError(f"{', '.join(wrong)} became non-finite in step {step}: training stopped, {kept}; try a smaller config.optim.learning_rate.")
 
 
-def validation_batch(data: Data, parts: Collection[str], count: int, draw: Callable[[jax.Array, RawBatch], Batch]) -> Batch:
-    """`count` held-out pairs of each part of a run's batches, the same in every run; of photographs with a warped copy instead of real pairs, of which nothing is
-    known.
+def undistorted(draw: configs.DrawConfig) -> configs.DrawConfig:
+    """How held-out pairs are drawn: crops and known warps stay, colours are those of the files.
 
+    Nothing is mirrored but what a data set's list asks for, and no noise is added.
+    """
+    colours = {"brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "hue": 0.0}
+    return replace(draw, **colours, noise=0.0, flip_probability=0.0)
+
+
+def validation_batch(data: Data, parts: Collection[str], count: int, draw: Callable[[jax.Array, RawBatch], Batch]) -> Batch:
+    """`count` held-out pairs of each part of a run's batches, the same in every run.
+
+    Instead of real pairs, of which nothing is known, they are photographs with a warped
+    copy. Two images of objects are squashed as `Predictor.transfer` squashes them, so that
+    a checkpoint scores the same here and in `evaluate pck --rule dhpf-240 --transfer own`;
+    only photographs longer than config.data.canvas_px, which were shrunk when they were
+    prepared, differ.
+
+    Args:
+      draw: `draw_batch` of a configuration that is `undistorted`.
     Raises:
       UserError: posed pairs ask for no point at all.
     """
@@ -155,8 +195,10 @@ def validation_batch(data: Data, parts: Collection[str], count: int, draw: Calla
         )
     if "posed" in parts and not batch["posed"].known.any():
         batch["posed"] = batch["posed"].replace(xy2_px=None, known=None)
-    if "semantic" in parts and not batch["semantic"].valid.any():
-        batch["semantic"] = batch["semantic"].replace(xy2_px=None)
+    if "semantic" in parts:
+        batch["semantic"] = as_in_use(batch["semantic"], raw["semantic"][0])
+        if not batch["semantic"].valid.any():
+            batch["semantic"] = batch["semantic"].replace(xy2_px=None)
     return batch
 
 
@@ -174,8 +216,8 @@ def run(cfg: configs.ExperimentConfig, workdir: str | Path) -> dict[str, float]:
     Raises:
       UserError: unusable data, a workdir of another configuration, a non-finite loss.
     """
-    configs.validate(cfg)
     workdir = Path(workdir)
+    cfg = recalled(configs.validate(cfg), workdir)
     main = jax.process_index() == 0
     plan = configs.plan(cfg)
     sources = {part: open_data(part, cfg.train.seed) for part in dict.fromkeys(stage.data for stage in plan)}
@@ -190,12 +232,15 @@ def run(cfg: configs.ExperimentConfig, workdir: str | Path) -> dict[str, float]:
     local = len(devices) // jax.process_count()
     pairs = pairs_per_batch(plan[0].data)
     prefixes = {stage.data: "" if stage.data == plan[-1].data else f"{stage.pairs}/" for stage in plan}
-    validations = {prefixes[part]: validation_batch(data, pairs, cfg.report.validation_pairs, draw) for part, data in sources.items()}
-    validate = jax.jit(partial(validation_step, method=build(cfg.method)))
+    as_given = partial(draw_batch, cfg=undistorted(cfg.draw))
+    validations = {
+        prefixes[part]: validation_batch(data, pairs, cfg.report.validation_pairs, as_given)
+        for part, data in sources.items()
+    }
     optimizers = [make_optimizer(cfg.optim, stage.steps, stage.rates) for stage in plan]
 
     with Checkpoints(workdir / "checkpoints", cfg.report.keep_last) as checkpoints, _Stop() as stop:
-        position = 0
+        position, say = 0, print if main else lambda sentence: None
         state = jax.jit(partial(init_state, build(cfg.method), optimizers[0], seed=cfg.train.seed))(validations[prefixes[plan[0].data]])
         if checkpoints.latest() is not None:
             state, position = checkpoints.restore(state)
@@ -203,8 +248,14 @@ def run(cfg: configs.ExperimentConfig, workdir: str | Path) -> dict[str, float]:
                 done = int(state.step) >= cfg.train.steps
                 print(f"{workdir} is finished at step {int(state.step)}" if done else f"resuming {workdir} at step {int(state.step)}")
         elif hasattr(cfg.method, "weights"):
-            state = with_pretrained(state, cfg.method.weights, optimizers[0], print if main else lambda sentence: None)
+            state = with_pretrained(state, cfg.method.weights, optimizers[0], say)
         start = int(state.step)
+        if start == 0 and hasattr(cfg.method, "calibrated"):
+            method = cfg.method.calibrated(inference_variables(state), validations[""], say)
+            cfg = replace(cfg, method=method)
+            if main:
+                record(workdir, cfg)
+        validate = jax.jit(partial(validation_step, method=build(cfg.method)))
         reporter = Reporter(workdir, start, cfg.train.steps, 2 * sum(pairs.values()), enabled=main)
         state = replicate(state, devices)
         pending: collections.deque = collections.deque()

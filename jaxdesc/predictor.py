@@ -345,7 +345,8 @@ def load(weights: str | os.PathLike | None = None, **overrides: Any) -> Predicto
         raise UserError(f"There are no weights {text}: give a weight file (.safetensors), the workdir of a training run, or one of {', '.join(METHODS)}.")
     if name not in METHODS:
         raise UserError(f"{path} holds weights of the method {name!r}, which this version does not know; it knows {', '.join(METHODS)}.")
-    config = _fields(import_module(f"jaxdesc.methods.{name}").Config, fields, str(path))
+    kind = import_module(f"jaxdesc.methods.{name}").Config
+    config = _fields(kind, configs.absent_values(kind) | fields, str(path))
     config = _overridden(config, overrides)
     shapes = [{key: leaf.shape for key, leaf in _flat(tree).items()} for tree in (variables, _shapes(name, config))]
     if shapes[0] != shapes[1]:

@@ -117,7 +117,8 @@ def outcome(cell: Cell, why: str) -> Outcome:
     start = next((scores for scores, step in rows if step == 0), {})
     if not finished(cell):
         return Outcome(None, start, 0, why)
-    return Outcome(*max(((scores, start, step) for scores, step in rows), key=lambda row: goodness(row[0])), "")
+    trained = [(scores, start, step) for scores, step in rows if step]  # step 0 left no checkpoint
+    return Outcome(*max(trained, key=lambda row: goodness(row[0])), "")
 
 
 def train(cells: Sequence[Cell], fields: Sequence[str]) -> dict[tuple, str]:

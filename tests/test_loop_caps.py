@@ -15,12 +15,15 @@ from safetensors.numpy import save_file
 
 import jaxdesc
 from jaxdesc import config, loop
+from jaxdesc.data.draw import draw_batch
+from jaxdesc.data.posed_draw import RawPosedPair
+from jaxdesc.data.semantic_draw import RawKeypointPair
 from jaxdesc.engine.step import right, validation_step
 from jaxdesc.methods import METHODS
 from jaxdesc.nets.torch_names import resnet_name
 from jaxdesc.ops.sampling import aligned_grid
 from jaxdesc.store.checkpoint import Checkpoints
-from jaxdesc.types import Correspondences, KeypointPair, Method, Pair, PosedPair, TrainState, UserError
+from jaxdesc.types import Canvas, Correspondences, KeypointPair, Method, Pair, PosedPair, TrainState, UserError
 
 CAPS = "configs/caps.py"
 
@@ -244,6 +247,40 @@ def test_what_a_run_is_validated_on(parts, asked):
 
     batch = loop.validation_batch(SimpleNamespace(validation_photos=photographs, validation_posed=views), parts, count, draw)
     assert set(batch) == asked and seen == dict.fromkeys(asked, count)
+
+
+def test_held_out_pairs_keep_their_colours_and_are_not_mirrored():
+    """Photographs whose red grows to the right and whose green is the same all over, drawn as a
+    training with every change of colours, noise and mirroring would validate on them."""
+    colours = dict.fromkeys(("brightness", "contrast", "saturation"), 1.0)
+    wild = config.DrawConfig(
+        **{"crop_px": 32, "posed_hw": (32, 32), "queries": 4, "tilt": 0.0, "rotation_deg": 0.0},
+        **{"hue": 0.5, "noise": 200.0, "flip_probability": 1.0, **colours},
+        warp=config.WarpConfig(angle_deg=0.0, bend=0.0),
+    )
+    n, grown = 3, np.broadcast_to(np.linspace(20, 200, 64), (64, 64)).astype(np.uint8)
+    photo = np.stack([grown, np.full_like(grown, 102), np.zeros_like(grown)], -1)
+    canvas = Canvas(np.stack([photo] * n), np.full((n, 2), 64, np.int32))
+    K, points = np.stack([np.diag([60.0, 60.0, 1.0])] * n), np.full((n, 4, 2), 30.0, np.float32)
+    yes = np.ones((n, 4), bool)
+    turn, along = np.stack([np.eye(3)] * n), np.tile([1.0, 0.0, 0.0], (n, 1))
+    depths = np.tile([1.0, 9.0], (n, 1))
+    views = RawPosedPair(canvas, canvas, K, K, turn, along, depths, points, yes, points, yes)
+    warped = np.array([True, False, False])
+    objects = RawKeypointPair(canvas, canvas, points, points, yes, np.zeros(n, bool), warped)
+    data = SimpleNamespace(
+        validation_photos=lambda n: canvas,
+        validation_posed=lambda n: views,
+        validation_semantic=lambda n: objects,
+    )
+    draw = partial(draw_batch, cfg=loop.undistorted(wild))
+    batch = loop.validation_batch(data, ("synthetic", "posed", "semantic"), n, draw)
+    assert len(batch) == 3
+    for part, pairs in batch.items():
+        for image in (*np.asarray(pairs.image1), *np.asarray(pairs.image2)):
+            seen = image[4:-4, 4:-4]  # beyond its edges a warped copy is black
+            np.testing.assert_allclose(seen[..., 1], 0.4, atol=0.005, err_msg=part)
+            assert (np.diff(seen[..., 0], axis=1) > 0).mean() > 0.9, part
 
 
 def test_truth_that_no_pair_knows_is_left_out():

@@ -93,6 +93,14 @@ def test_what_is_finished_is_skipped_and_what_fails_is_missing(tmp_path, monkeyp
         sweep.train(other, ["method.dim"])
 
 
+def test_what_was_never_trained_is_not_the_best(tmp_path):
+    """The start scores highest here; no checkpoint of it exists, so a later validation is."""
+    (cell,) = sweep.plan(SMOKE, {}, {"method.dim": ["4"]}, tmp_path)
+    ran(cell, [0.9, 0.3, 0.2])
+    found = sweep.outcome(cell, "")
+    assert (found.scores["pck@0.1"], found.step, found.start["pck@0.1"]) == (0.3, 1, 0.9)
+
+
 def test_stopping_and_failing_altogether(tmp_path, monkeypatch):
     cells = sweep.plan(SMOKE, {}, {"method.dim": ["4", "5", "6"]}, tmp_path)
     monkeypatch.setattr(loop, "run", lambda cfg, workdir: ran(cells[0], [0.1, 0.2, 0.3]) if cfg.method.dim == 4 else None)

@@ -7,12 +7,13 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 
 from jaxdesc.config import DrawConfig
 from jaxdesc.data.jitter import COLOUR, colour_jitter
 from jaxdesc.data.warped_draw import random_warp, squashed_view
-from jaxdesc.ops import tps
+from jaxdesc.ops import frames, tps
 from jaxdesc.types import Array, Canvas, KeypointPair
 
 
@@ -81,3 +82,22 @@ def draw_keypoint_pairs(key: Array, raw: RawKeypointPair, slot: Array, cfg: Draw
     """A batch of pairs, leading axis B; example i is drawn from fold_in(key, slot[i])."""
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, slot)
     return KeypointPair(**jax.vmap(lambda k, r: draw_keypoint_pair(k, r, cfg))(keys, raw), slot=slot)
+
+
+def as_in_use(pairs: KeypointPair, raw: RawKeypointPair) -> KeypointPair:
+    """A batch drawn without changes of colour, its photographs squashed on the host.
+
+    The device shrinks through halved copies, the predictor by averaging over areas
+    (`frames.resized`), which gives the descriptors of a trained network other numbers.
+    Warped photographs stay as they were drawn.
+
+    Args:
+      raw: what the batch was drawn from, leading axis B, on the host.
+    """
+    images = [np.array(image) for image in (pairs.image1, pairs.image2)]
+    for made, canvas in zip(images, (raw.canvas1, raw.canvas2), strict=True):
+        for i in np.flatnonzero(~raw.warped):
+            h, w = canvas.size_hw[i]
+            square = frames.resized(frames.pixels(canvas.image[i, :h, :w]), made.shape[1:3])
+            made[i] = square[:, ::-1] if raw.flip[i] else square
+    return pairs.replace(image1=images[0], image2=images[1])

@@ -92,7 +92,7 @@ def transfer(
     return xy2, jnp.einsum("nd,qd->nq", own, desc2, preferred_element_type=jnp.float32).max(1)
 
 
-def standardised(rows: Array, deviation_gradient: bool = False) -> Array:
+def standardised(rows: Array, deviation_gradient: bool = True) -> Array:
     """z = (r - mean r) / sd r of each row (N, Q); sd is the population's, 1 where it is 0, so that a flat row gives zeros.
 
     No z exceeds sqrt(Q - 1), so that a softmax of z needs no temperature.
@@ -108,7 +108,7 @@ def standardised(rows: Array, deviation_gradient: bool = False) -> Array:
     return deviations * jax.lax.rsqrt(jnp.where(variance > 0, variance, 1))
 
 
-def cross_entropy(rows: Array, target: Array, deviation_gradient: bool = False) -> Array:
+def cross_entropy(rows: Array, target: Array, deviation_gradient: bool = True) -> Array:
     """-log(p[target] + 1e-30) with p = softmax(standardised(row)): (N, Q), (N,) int -> (N,)."""
     p = jax.nn.softmax(standardised(rows, deviation_gradient), 1)
     return -jnp.log(jnp.take_along_axis(p, target[:, None], 1)[:, 0] + TINY)

@@ -7,12 +7,15 @@ being (0, 0). Source: GSF (Jeon et al., ECCV 2020); equation numbers are those o
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxdesc.ops.sampling import bilinear
 from jaxdesc.ops.warp import pixel_grid
 from jaxdesc.types import Array
 
 LEAST_MASS = 1e-6  # of the matches that reach a cell: below, its guidance is 0
+LEAST_CORRELATION = 1e-6  # a cell whose greatest one is no more is like none of the other map
+CONTRASTS = (1.0, 1000.0)  # least and greatest that `contrast_of` gives
 RIDGE = 1e-3  # cells^2, added to the spread of the matches that an affine interpolation is fitted to
 
 
@@ -27,15 +30,48 @@ def correlation(source: Array, target: Array) -> Array:
     return jnp.maximum(jnp.matmul(source, target.reshape(-1, target.shape[-1]).T, precision="highest"), 0)
 
 
-def mutual_confidence(C: Array, power: int = 0, contrast: float = 1.0, eps: float = 1e-5) -> Array:
-    """Q[i, j] = (C[i, j]^2 / ((max_j' C[i, j'] + eps) (max_i' C[i', j] + eps)))^contrast * C[i, j]^power, in [0, 1].
+def ratio_product(C: Array) -> Array:
+    """R[i, j] = (C[i, j] / max_j' C[i, j']) (C[i, j] / max_i' C[i', j]), in [0, 1].
 
-    With power 0 it is 1, but for eps, exactly where i and j are each other's nearest neighbours. The paper says that Q encodes mutual consistency, no more,
-    and that three quarters of the cells have a Q above 0.9: features whose cosines are all alike need a contrast (>= 1) for that.
+    It is 1, to rounding, exactly where i and j are each other's nearest neighbours, and
+    does not depend on the scale of C: no epsilon is added, which a contrast would amplify;
+    cells that are like none, see LEAST_CORRELATION, are divided by 1. Source: NC-Net's
+    soft mutual filter without its factor C.
     """
-    Q = C * C / ((C.max(-1, keepdims=True) + eps) * (C.max((0, 1), keepdims=True) + eps))
-    Q = Q if contrast == 1 else Q**contrast
+
+    def of_greatest(axis):
+        greatest = C.max(axis, keepdims=True)
+        return C / jnp.where(greatest > LEAST_CORRELATION, greatest, 1)
+
+    return of_greatest(-1) * of_greatest((0, 1))
+
+
+def mutual_confidence(C: Array, power: int = 0, contrast: float = 1.0) -> Array:
+    """Q = R^contrast C^power, R the `ratio_product`, in [0, 1].
+
+    With power 0 it is 1 where i and j are each other's nearest neighbours, at any
+    contrast. The supplementary says that Q encodes mutual consistency, no more, and
+    that at rho = 0.9 three quarters of the cells have a confident match; for that,
+    features whose cosines are all alike need a contrast above 1, see `contrast_of`.
+    """
+    R = ratio_product(C)
+    Q = R if contrast == 1 else R**contrast
     return Q * C**power if power else Q
+
+
+def contrast_of(best: np.ndarray, rho: float, density: float) -> float:
+    """The contrast at which the fraction `density` of the cells has a confident match.
+
+    Cell i has one if b[i]^contrast > rho, b[i] = max_j R[i, j], so the number of such
+    cells falls as the contrast grows; with t the (1 - density) quantile of b it is
+    contrast = ln rho / ln t. Kept within CONTRASTS: nothing helps if too few cells have a
+    match at 1, or if too many are mutual nearest neighbours, whose b is 1.
+
+    Args:
+      best: b of any number of cells.
+    """
+    t = np.clip(np.quantile(np.asarray(best, np.float64), 1 - density), 1e-12, 1 - 1e-12)
+    return float(np.clip(np.log(rho) / np.log(t), *CONTRASTS))
 
 
 def confident(Q: Array, rho: float) -> Array:
@@ -73,7 +109,7 @@ def gaussian(squared: Array, c: float, convention: str) -> Array:
     return jnp.exp(-squared / (2 * (c * c if convention == "width" else c)))
 
 
-def dense_guidance(Q: Array, selected: Array, target_hw: tuple[int, int], c: float, convention: str = "width", order: int = 0) -> Array:
+def dense_guidance(Q: Array, selected: Array, target_hw: tuple[int, int], c: float, convention: str, order: int = 0) -> Array:
     """G': the confident matches interpolated by moving least squares with Gaussian weights.
 
     With weights W[i, k] = K[i, k] m[k], K the Gaussian of ||i - k||, order 0 is the weighted mean
@@ -110,7 +146,7 @@ def dense_guidance(Q: Array, selected: Array, target_hw: tuple[int, int], c: flo
     return jnp.where(total < LEAST_MASS, 0, value).reshape(h, w, 2)
 
 
-def modulate(C: Array, guidance: Array, target_hw: tuple[int, int], c: float, convention: str = "width") -> Array:
+def modulate(C: Array, guidance: Array, target_hw: tuple[int, int], c: float, convention: str) -> Array:
     """C'[i, j] = C[i, j] * Gaussian of ||(j - i) - G'[i]||; neither amplified nor normalised, as a small c is said to dampen C'.
 
     The Gaussian is the product of one of the columns and one of the rows, (h, w, w') and (h, w, h'), so that no second volume is made.

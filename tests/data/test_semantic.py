@@ -2,6 +2,7 @@
 
 import itertools
 import shutil
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from jaxdesc.data.builders import semantic as builder
 from jaxdesc.data.draw import draw_batch
 from jaxdesc.data.pipeline import open_data, to_canvas
 from jaxdesc.data.semantic import ObjectMask, SemanticPair
-from jaxdesc.data.semantic_draw import RawKeypointPair
+from jaxdesc.data.semantic_draw import RawKeypointPair, as_in_use
 from jaxdesc.types import UserError
 
 WILLOW = Path(__file__).parents[2] / "../shared/data/willow"
@@ -332,6 +333,24 @@ def test_annotated_pairs_are_squashed_and_mirrored():
                 assert image.shape == (SIDE, SIDE, 3) and inner(xy[:7]).sum() > 3 and not xy[7:].any()
             np.testing.assert_array_equal(pair.valid, np.arange(K) < 7)
     assert 0 < sum(flips) < len(flips)
+
+
+def test_held_out_objects_are_squashed_as_in_use():
+    """Averaged over areas on the host, as the predictor does; a list's mirroring stays."""
+    raws = (raw_pair(), raw_pair(flip=True), raw_pair((40, 64), (40, 64), warped=True), raw_pair())
+    noise = np.random.default_rng(1)
+    raws = [r.replace(canvas1=r.canvas1.replace(image=noise.integers(0, 256, (64, 64, 3), np.uint8))) for r in raws]
+    raw = jax.tree.map(lambda *leaves: np.stack(leaves), *raws)
+    still = jax.jit(partial(draw_batch, cfg=replace(CFG, flip_probability=0.0)))
+    drawn = still(jax.random.key(0), {"semantic": (raw, np.arange(4))})["semantic"]
+    found = as_in_use(drawn, raw)
+    for i, mirrored in ((0, False), (1, True), (3, False)):
+        photo = raw.canvas1.image[i, :40, :64] / np.float32(255)
+        rows = photo.reshape(40, 64 // 2, 2, 3).mean(2)[:, :: -1 if mirrored else 1]
+        columns = np.repeat(rows, 4, 0).reshape(SIDE, 5, SIDE, 3).mean(1)  # 160 / 5 rows
+        np.testing.assert_allclose(found.image1[i], columns, atol=1e-6)
+        assert np.abs(drawn.image1[i] - columns).mean() > 0.01
+    np.testing.assert_array_equal(found.image1[2], drawn.image1[2])
 
 
 def test_warped_photographs_show_the_same_at_their_keypoints():

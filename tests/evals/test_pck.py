@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from scipy.io import savemat
 
-from jaxdesc import predictor
+from jaxdesc import config, figures, loop, predictor
 from jaxdesc.data import semantic
 from jaxdesc.data.builders.semantic import split_by_images
 from jaxdesc.data.semantic import SemanticPair
@@ -214,6 +214,51 @@ def test_weights_move_keypoints_their_own_way_or_by_stored_descriptors(tmp_path)
         pck.predict(arguments(*common, "--transfer", "own", "--storage", "int8"), tmp_path / "none")
     with pytest.raises(UserError, match="--held-out is for --dataset pf-willow"):
         pck.predict(arguments("--data", root, "--dataset", "pf-willow", "--held-out", "--pairs", root / "none.csv"), tmp_path / "none")
+
+
+def test_transfers_are_drawn_green_within_20_px(tmp_path, monkeypatch):
+    """COLD, supplementary, Figures 3 and 4: "Correct matches are colored as green and incorrect
+    matches as red. The distance threshold for correctness was set to 20 pixels."
+    """
+    for name in ("a.png", "b.png"):
+        image(tmp_path / name, (64, 48))
+    truth, off = np.zeros((4, 2)), np.array([[19.9, 0], [12, 16], [0, 20.1], [24, 0]])
+    pair = SemanticPair("a.png", "b.png", "cat", np.ones((4, 2)), truth)
+    shown = []
+
+    def draw(image1, image2, xy1, xy2, good):
+        shown.append(good.tolist())
+        return np.zeros((4, 4, 3), np.uint8)
+
+    monkeypatch.setattr(figures, "side_by_side", draw)
+    (tmp_path / "out").mkdir()
+    size_of = dict.fromkeys(("a.png", "b.png"), (64, 48))
+    pck.draw([pair], tmp_path, size_of, lambda a, b, xy, size: off, tmp_path / "out")
+    assert shown == [[True, True, False, False]]
+
+
+def test_a_checkpoint_scores_the_same_in_training_and_here(tmp_path):
+    """The held-out pairs of a folder, as the run's last validation scored them; the training draws
+    are mirrored and of other colours, the validation's are not. Photographs larger than the square
+    and not of its shape, JPEG and PNG, fewer pixels than config.data.canvas_px."""
+    rng, root = np.random.default_rng(8), tmp_path / "data"
+    for k in range(14):
+        path = root / "ab"[k % 2] / f"{k}{'.png' if k % 4 else '.jpg'}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        coarse = Image.fromarray(rng.integers(0, 256, (12, 9, 3), dtype=np.uint8))
+        coarse.resize((120 - 5 * k, 64 + 9 * k)).save(path)
+        np.savetxt(path.with_suffix(".txt"), rng.uniform(1, 48, (10, 2)))
+    overrides = {"data.cache": tmp_path / "c", "data.semantic": f"keypoints:{root}"}
+    overrides |= {"report.validation_pairs": 4, "train.steps": 1, "draw.brightness": 0.9}
+    cfg = config.load("configs/cold.py:smoke", {k: str(v) for k, v in overrides.items()})
+    scores = loop.run(cfg, tmp_path / "run")
+    common = ("--data", root, "--dataset", "pf-willow", "--held-out", "--label", "x")
+    args = arguments(*common, "--weights", tmp_path / "run", "--transfer", "own", "--rule", "dhpf-240")
+    (found,) = pck.score(args, pck.predict(args, tmp_path / "out"))
+    assert found.settings["pairs"] == 4 == cfg.report.validation_pairs
+    theirs = [found.values[f"PCK@{alpha:g}"] for alpha in pck.REPORTED]
+    assert [scores[f"pck@{alpha:g}"] for alpha in pck.REPORTED] == pytest.approx(theirs, abs=1e-6)
+    assert 0 < theirs[0] < theirs[-1] < 1
 
 
 def test_willow_list(tmp_path):

@@ -1,6 +1,7 @@
 """COLD: the loss against NumPy written from its page, the network's identity, then the method as a whole."""
 
 import dataclasses
+import json
 from functools import partial
 
 import chex
@@ -9,20 +10,25 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from safetensors import safe_open
+from safetensors.numpy import save_file
 
-from jaxdesc import config
+from jaxdesc import config, loop
 from jaxdesc.config import ExperimentConfig
 from jaxdesc.engine.step import AXIS, init_state, train_step
+from jaxdesc.evals import pck, published
 from jaxdesc.methods import METHODS
-from jaxdesc.methods.cold import Config, infer, loss, network
+from jaxdesc.methods.cold import LEAST_DIM, Config, infer, loss, network
 from jaxdesc.methods.cold.infer import MatchOptions
 from jaxdesc.nets.frozen import thaw
 from jaxdesc.nets.torch_names import start_from_imagenet
-from jaxdesc.predictor import Predictor
+from jaxdesc.ops.metrics import PCK_ALPHAS
+from jaxdesc.predictor import Predictor, load
+from jaxdesc.store import weights
 from jaxdesc.types import KeypointPair, UserError
 
 SIZE = (64, 128)  # rows and columns of the images: those that photographs are filled up to, so that few programs are compiled
-TINY = Config(backbone="resnet10", width=4, dim=5, image_px=40, deviation_gradient=True)
+TINY = Config(backbone="resnet10", width=4, dim=5, image_px=40)
 B, K = 2, 6
 
 
@@ -377,4 +383,45 @@ def test_defaults_are_those_of_the_page():
     cfg = Config()
     assert (cfg.backbone, cfg.dim, cfg.image_px, cfg.box_px, cfg.hard_alpha) == ("resnet101", 1024, 240, 11, 0.1)
     assert (cfg.before_relu, cfg.relu, cfg.mutual_filter, cfg.bidirectional, cfg.eps) == (True, False, False, True, 1e-6)
-    assert not cfg.deviation_gradient
+    assert cfg.deviation_gradient
+    for name in ("default", "keypoints", "paper", "paper_adam", "smoke"):
+        assert config.load(f"configs/cold.py:{name}").method.deviation_gradient
+
+
+def test_files_from_before_a_field_keep_what_they_meant(tmp_path, variables):
+    """Runs without `deviation_gradient` in their config.json were trained without it: they go on so,
+    are refused to one with it, and their weights say so when they are read."""
+    cfg = config.load("configs/cold.py:smoke")
+    loop.claim(tmp_path, cfg)
+    written = json.loads((tmp_path / "config.json").read_text())
+    del written["method"]["deviation_gradient"]
+    (tmp_path / "config.json").write_text(json.dumps(written))
+    with pytest.raises(UserError, match=r"deviation_gradient is False there and True here"):
+        loop.claim(tmp_path, cfg)
+    loop.claim(tmp_path, config.load("configs/cold.py:smoke", {"method.deviation_gradient": "False"}))
+    old = dataclasses.asdict(TINY)
+    del old["deviation_gradient"]
+    path = tmp_path / "old.safetensors"
+    weights.save(path, "cold", TINY, jax.device_get(variables))
+    with safe_open(str(path), framework="numpy") as file:
+        header, flat = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    save_file(flat, path, header | {"config": json.dumps(old)})
+    assert load(path).config == dataclasses.replace(TINY, deviation_gradient=False)
+
+
+def test_constants_of_the_supplementary():
+    """What it states, as the paper's configuration and the study have it."""
+    cfg = config.load("configs/cold.py:paper")
+    # section 1: "We used ResNet-101 as our backbone network"
+    assert cfg.method.backbone == "resnet101" and cfg.method.width == 64
+    # Table 1, "Channel dim."; "failed to converge [...] with channel dimensions below 4"
+    study = published.STUDIES["cold-channels"]
+    dims = (4, 8, 16, 32, 64, 128, 256, 512, 1024, 1536, 2048, 3072)
+    assert study.over == {"method.dim": dims} and min(dims) == LEAST_DIM
+    # Table 1, "PF-PASCAL (tau_img)": 0.05, 0.1, 0.15, of the row of 1024 channels 75.7 88.2 92.9
+    assert PCK_ALPHAS == pck.REPORTED == (0.05, 0.1, 0.15)
+    assert study.scores[(1024,)] == {"pck@0.05": 0.757, "pck@0.1": 0.882, "pck@0.15": 0.929}
+    # section 2: "correspondences are found using nearest-neighbour search"
+    assert not cfg.method.mutual_filter
+    # Figures 3 and 4: "The distance threshold for correctness was set to 20 pixels"
+    assert pck.GREEN_PX == 20

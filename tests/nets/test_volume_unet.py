@@ -6,10 +6,48 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict
 
+from jaxdesc.methods.gsf import Config
+from jaxdesc.methods.gsf.network import GsfNet
 from jaxdesc.nets.volume_unet import UpConv, VolumeUNet, max_pool2
 
 RNG = np.random.default_rng(0)
+
+# "Table 1: Network architecture of the pruning and matching networks" of the supplementary of GSF:
+# layer, kernel, channels in / out, h x w = 400; the kernel of conv8, not legible for the pruning
+# network, is the matching network's. A pooling or upconv has the stride 2.
+TABLE_1 = """
+conv1   5x5 400/64    conv1b 3x3 64/64      conv2   3x3 64/128   conv2b 3x3 128/128
+conv3   3x3 128/256   conv3b 3x3 256/256    conv4   3x3 256/512  conv4b 3x3 512/512
+upconv5 3x3 512/512   conv5  3x3 768/256    conv5b  3x3 256/256
+upconv6 3x3 256/256   conv6  3x3 384/128    conv6b  3x3 128/128
+upconv7 3x3 128/128   conv7  3x3 192/64     conv7b  3x3 64/64
+"""
+CONV8 = {"pruning": (5, 5, 64, 400), "matching": (5, 5, 64, 2)}
+
+
+@pytest.mark.parametrize("network", CONV8)
+def test_every_layer_of_table_1(network):
+    """Both networks as GSF builds them by default, layer by layer; nothing else has a kernel."""
+    net = GsfNet(Config())
+    features = jnp.zeros((1, 20, 20, 8))
+
+    def init():
+        return net.init(jax.random.key(0), features, features, False, method="align")
+
+    made = flatten_dict(jax.eval_shape(init)["params"][network])
+    kernels = {path[0]: leaf.shape for path, leaf in made.items() if path[-1].endswith("kernel")}
+    words = TABLE_1.split()
+    rows = zip(words[::3], words[1::3], words[2::3], strict=True)
+    expected = {
+        layer: (*map(int, kernel.split("x")), *map(int, channels.split("/")))
+        for layer, kernel, channels in rows
+    }
+    assert kernels == expected | {"conv8_kernel": CONV8[network]}
+    # "For each linear layer in both networks, a batch normalization layer is followed"
+    normalised = {path[0].removesuffix("_bn") for path in made if path[0].endswith("_bn")}
+    assert normalised == set(expected)
 
 
 @pytest.mark.parametrize(("out", "start", "count"), [(400, 10.0, 12_166_416), (2, 0.0, 11_529_218)])

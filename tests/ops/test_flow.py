@@ -45,22 +45,59 @@ def test_features_and_correlation():
     assert np.isfinite(jax.grad(lambda f: unit_features(f).sum())(jnp.zeros((2, 2, D)))).all()
 
 
-@pytest.mark.parametrize(("power", "contrast"), [(0, 1.0), (1, 1.0), (0, 3.5)])
+def slow_ratios(C):
+    """c / max of its row * c / max of its column, by loops, (cells, cells2)."""
+    rows = C.reshape(-1, C.shape[-1]).astype(np.float64)
+    return np.array(
+        [
+            [c / row.max() * c / column.max() for c, column in zip(row, rows.T, strict=True)]
+            for row in rows
+        ]
+    )
+
+
+@pytest.mark.parametrize(("power", "contrast"), [(0, 1.0), (1, 1.0), (0, 3.5), (0, 4000.0)])
 def test_mutual_confidence(power, contrast):
+    """At any contrast it is 1 exactly at mutual nearest neighbours, however small C is."""
     C = RNG.uniform(0, 1, (H, W, H2 * W2)).astype(np.float32)
     rows = C.reshape(H * W, -1).astype(np.float64)
-    expected = [[(c**2 / ((row.max() + 1e-5) * (column.max() + 1e-5))) ** contrast * c**power for c, column in zip(row, rows.T, strict=True)] for row in rows]
+    expected = slow_ratios(C) ** contrast * rows**power
     ours = np.asarray(mutual_confidence(C, power, contrast)).reshape(H * W, -1)
-    np.testing.assert_allclose(ours, expected, rtol=1e-5)
+    np.testing.assert_allclose(ours, expected, rtol=1e-6 * contrast + 1e-6, atol=1e-30)
     if power == 0:
         mutual = (rows == rows.max(1, keepdims=True)) & (rows == rows.max(0))
         assert mutual.any()
-        np.testing.assert_array_equal(ours > 1 - 1e-4, mutual)
-    kept = (np.array(expected) > 0.9).any(1).mean()
+        np.testing.assert_array_equal(ours > 1 - 3e-7 * contrast, mutual)  # two roundings
+        faint = mutual_confidence(np.float32(2**-10) * C, power, contrast).reshape(H * W, -1)
+        np.testing.assert_allclose(faint, ours, rtol=1e-6 * contrast)
+    kept = (expected > 0.9).any(1).mean()
     np.testing.assert_allclose(flow.density(ours.reshape(C.shape), 0.9), kept, rtol=1e-6)
     assert 0 < kept < 1
     assert not np.asarray(mutual_confidence(np.zeros_like(C), power, contrast)).any()
     assert np.isfinite(jax.grad(lambda c: mutual_confidence(c, power, contrast).sum())(np.where(C > 0.5, C, 0))).all()
+
+
+@pytest.mark.parametrize("density", [0.5, 0.75])
+def test_contrast_of_a_density(density):
+    """Against a search by halves, which works as the density falls with the contrast."""
+    C = (0.8 + 0.2 * RNG.uniform(size=(20, 12, 90))).astype(np.float32)  # cosines all alike
+    best = slow_ratios(C).max(1)
+    low, high = 1.0, 1000.0
+    while high - low > 1e-6:
+        middle = (low + high) / 2
+        low, high = (middle, high) if (best**middle > 0.9).mean() > density else (low, middle)
+    ours = flow.contrast_of(np.asarray(flow.ratio_product(C)).max(-1), 0.9, density)
+    assert 1 < ours < 1000
+    assert abs(int((best**ours > 0.9).sum()) - int((best**low > 0.9).sum())) <= 1
+    found = flow.density(mutual_confidence(C, 0, ours), 0.9)
+    assert abs(found - density) <= 1 / len(best)
+
+
+def test_contrast_where_none_gives_the_density():
+    """All cells mutual nearest neighbours: any is too low; few with a match at 1: the least."""
+    assert flow.contrast_of(np.ones(40), 0.9, 0.75) == 1000
+    assert flow.contrast_of(np.full(40, 0.2), 0.9, 0.75) == 1
+    assert flow.contrast_of(np.zeros(40), 0.9, 0.75) == 1
 
 
 def slow_guidance(Q, selected):
@@ -96,7 +133,7 @@ def test_dense_guidance_of_order_0(c, convention):
 
 def test_dense_guidance_of_order_1():
     G, m = slow_guidance(Q, SELECTED)
-    ours = dense_guidance(Q, SELECTED, TARGET, 2.0, order=1).reshape(-1, 2)
+    ours = dense_guidance(Q, SELECTED, TARGET, 2.0, "width", order=1).reshape(-1, 2)
     design = np.array([(1, x, y) for x, y in CELLS])
     for i, (x, y) in enumerate(CELLS):
         weight = np.array([np.exp(-((x - u) ** 2 + (y - v) ** 2) / 8) for u, v in CELLS]) * m
@@ -110,14 +147,14 @@ def test_dense_guidance_of_order_1():
             affine[y, x, (3 - y) * 4 + x] = True
     whole = np.ones((4, 4, 16), np.float32)
     expected = [[[0, 3 - 2 * y] for x in range(4)] for y in range(4)]
-    np.testing.assert_allclose(dense_guidance(whole, affine, (4, 4), 2.0, order=1), expected, atol=0.02)
-    assert np.abs(dense_guidance(whole, affine, (4, 4), 2.0) - np.array(expected)).max() > 0.5
+    np.testing.assert_allclose(dense_guidance(whole, affine, (4, 4), 2.0, "width", order=1), expected, atol=0.02)
+    assert np.abs(dense_guidance(whole, affine, (4, 4), 2.0, "width") - np.array(expected)).max() > 0.5
 
 
 @pytest.mark.parametrize("order", [0, 1])
 def test_no_match_and_one_match(order):
     """Without a match there is no guidance and no NaN; a single one guides all that it reaches."""
-    dense = partial(dense_guidance, target_hw=TARGET, order=order)
+    dense = partial(dense_guidance, target_hw=TARGET, convention="width", order=order)
     loss = jax.jit(jax.value_and_grad(lambda q, selected, c: (dense(q, selected, c=c) ** 2).sum()))
     nothing = np.zeros_like(SELECTED)
     value, gradient = loss(Q, nothing, 2.0)
@@ -134,10 +171,10 @@ def test_no_match_and_one_match(order):
 @pytest.mark.parametrize("order", [0, 1])
 def test_gradients_go_through_the_values_and_not_the_selection(order):
     def loss(q):
-        return (dense_guidance(q, flow.confident(q, 0.93), TARGET, 1.5, order=order) ** 2).sum()
+        return (dense_guidance(q, flow.confident(q, 0.93), TARGET, 1.5, "width", order=order) ** 2).sum()
 
     with_selection = np.asarray(jax.jit(jax.grad(loss))(Q))
-    constant = np.asarray(jax.jit(jax.grad(lambda q: (dense_guidance(q, SELECTED, TARGET, 1.5, order=order) ** 2).sum()))(Q))
+    constant = np.asarray(jax.jit(jax.grad(lambda q: (dense_guidance(q, SELECTED, TARGET, 1.5, "width", order=order) ** 2).sum()))(Q))
     np.testing.assert_allclose(with_selection, constant, atol=1e-4)
     assert not with_selection[~SELECTED].any() and with_selection[SELECTED].any() and np.isfinite(with_selection).all()
     if order == 0:
@@ -166,7 +203,7 @@ def test_modulation(c, convention):
 def test_the_modulation_makes_no_second_volume():
     """Of arrays as large as the volume the compiled program holds what it is given and what it returns."""
     C = jax.ShapeDtypeStruct((20, 20, 400), jnp.float32)
-    compiled = jax.jit(partial(flow.modulate, target_hw=(20, 20), c=5.0)).lower(C, jax.ShapeDtypeStruct((20, 20, 2), jnp.float32)).compile()
+    compiled = jax.jit(partial(flow.modulate, target_hw=(20, 20), c=5.0, convention="width")).lower(C, jax.ShapeDtypeStruct((20, 20, 2), jnp.float32)).compile()
     assert compiled.memory_analysis().temp_size_in_bytes < 4 * 20 * 20 * 400 / 4
 
 

@@ -51,7 +51,12 @@ class Config:
     box_px: int = option(11, "odd side of a cell's box: the cells whose boxes hold a keypoint move it", at_least=1)
     mutual_filter: bool = option(False, "A A^2 / (rowmax colmax) instead of A before the nearest neighbours of a transfer are taken")
     bidirectional: bool = option(True, "the loss is the mean of both directions, else from image 1 to image 2 only")
-    deviation_gradient: bool = option(False, "the loss's gradient goes through the standard deviation of the rows too; without, sd counts as a constant")
+    deviation_gradient: bool = option(
+        True,
+        "the loss's gradient goes through the standard deviation of the rows too; without, sd "
+        "counts as a constant, as in Dynamic Hyperpixel Flow",
+        absent=False,
+    )
     hard_alpha: float = option(0.1, "keypoints predicted within this share of the longer side are easy, and count by the square of how near they are", above=0)
 
     def validate(self, config) -> None:

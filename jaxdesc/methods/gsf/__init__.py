@@ -8,6 +8,7 @@ starts, the losses' weights and neighbourhoods, the warps and the two stages are
 |----------------------------------------------------|--------------------------------------------|-------------------------------|
 | Table 1, and how both networks start               | nets.volume_unet.VolumeUNet                | tests/nets/test_volume_unet.py |
 | correlation, confidence Q, sparse G, dense G', C'  | ops.flow.correlation ... modulate          | tests/ops/test_flow.py        |
+| density of confident matches 0.75 at rho = 0.9     | ops.flow.contrast_of, gsf.calibration      | tests/methods/test_gsf.py     |
 | (11) L_sil, (12) L_geo                             | ops.flow.silhouette_loss, reconstruction_loss | tests/ops/test_flow.py     |
 | (13), (14) L_M; L_sm                               | ops.flow.classification_loss, smoothness_loss | tests/ops/test_flow.py     |
 | the losses together                                | methods.gsf.loss.gsf_loss                  | tests/methods/test_gsf.py     |
@@ -17,14 +18,14 @@ starts, the losses' weights and neighbourhoods, the warps and the two stages are
 | dense flow, keypoints, figures of section 3        | methods.gsf.infer, figures.alignment       | tests/methods/test_gsf.py     |
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import ClassVar
 
 from jaxdesc.config import Stage, option
-from jaxdesc.methods.gsf import infer, loss, network, stages
+from jaxdesc.methods.gsf import calibration, infer, loss, network, stages
 from jaxdesc.nets.resnet import DEPTHS, check_weights, tapped_channels
-from jaxdesc.types import Method, UserError
+from jaxdesc.types import Batch, Method, UserError, Variables
 
 TRAINED = ("layer1", "layer2", "layer3", "layer4")
 
@@ -35,6 +36,7 @@ class Config:
 
     name: ClassVar[str] = "gsf"
     published: ClassVar[dict[str, float]] = {"density": 0.75}  # supplementary, section 2: of the confident matches that the loss uses, on average
+    calibrates: ClassVar[tuple[str, ...]] = ("confidence_contrast",)  # 0: by `calibrated`
 
     backbone: str = option("resnet101", "of the features", choices=tuple(f"resnet{depth}" for depth in DEPTHS))
     width: int = option(64, "channels of the backbone's stem; 64 in ResNets", at_least=1)
@@ -54,12 +56,24 @@ class Config:
 
     confidence_power: int = option(0, "power of C by which the ratio product of Q is multiplied: 0, or 1 as in NC-Net", at_least=0)
     confidence_contrast: float = option(
-        1.0, "power that the ratio product of Q is raised to; the density at the start, 0.75 in the paper, tells a good one", at_least=1
+        1.0,
+        "power that the ratio product of Q is raised to, at least 1; 0: a run chooses, before its "
+        "first step, the one at which 0.75 of the cells have a confident match (fact: 0.75)",
+        at_least=0,
     )
     rho: float = option(0.9, "matches of a greater confidence count (fact)", above=0, at_most=1)
-    guide_width: float = option(5.0, "c_P, cells: Gaussian of the interpolation of the guidance (fact: 5)", above=0)
-    modulation_width: float = option(5.0, "c_M, cells: Gaussian around the guidance that modulates the correlation (fact: 5)", above=0)
-    gauss: str = option("width", "exp(-d^2 / (2 c^2)), c a width, or exp(-d^2 / (2 c)), c a variance", choices=("width", "variance"))
+    guide_width: float = option(
+        5.0, "c_P: Gaussian of the interpolation of the guidance (fact: 5), see gauss", above=0
+    )
+    modulation_width: float = option(
+        5.0, "c_M: Gaussian around the guidance that modulates C (fact: 5), see gauss", above=0
+    )
+    gauss: str = option(
+        "variance",
+        "exp(-d^2 / (2 c)), c_P and c_M variances in cells^2 (fact: \"variances c_P, c_M\"), or "
+        "exp(-d^2 / (2 c^2)), both widths in cells",
+        choices=("width", "variance"),
+    )
     mls_order: int = option(0, "of the moving least squares that interpolate the guidance: 0, a weighted mean, or 1, affine", at_least=0, at_most=1)
 
     sil_masks: bool = option(True, "where pairs have masks, L_sil pulls matches between object and background to 0")
@@ -88,9 +102,31 @@ class Config:
             for stage in stages.schedule(self.stages, self.stage_shares, config.train.steps)
         )
 
+    def calibrated(self, variables: Variables, batch: Batch, say) -> "Config":
+        """With the contrast chosen, if it is 0, on pairs `batch`, as training begins.
+
+        Args:
+          say: is told in a sentence what was chosen.
+        """
+        if self.confidence_contrast:
+            return self
+        contrast, sentence = calibration.chosen(variables, batch, network.GsfNet(self))
+        say(sentence)
+        return replace(self, confidence_contrast=contrast)
+
     def validate(self, config) -> None:
         """What `option` cannot say; raises UserError naming the field."""
         tapped_channels(int(self.backbone.removeprefix("resnet")), (self.tap,), self.width)
+        if 0 < self.confidence_contrast < 1:
+            raise UserError(
+                f"config.method.confidence_contrast = {self.confidence_contrast} must be at least "
+                "1, or 0 for the one that a run chooses."
+            )
+        if self.confidence_power and not self.confidence_contrast:
+            raise UserError(
+                "config.method.confidence_contrast = 0 is chosen for the ratio product alone: set "
+                "it, or config.method.confidence_power = 0."
+            )
         for name in ("geo_window", "match_window"):
             if getattr(self, name) % 2 == 0:
                 raise UserError(f"config.method.{name} = {getattr(self, name)} must be odd.")

@@ -56,7 +56,8 @@ class GsfNet(nn.Module):
         """Features (B, grid, grid, d) of sources and targets -> Alignment: C -> Q -> Q' = F(Q; W_P) Q -> G' -> C' -> tau = G' + F(C'; W_M)."""
         cfg, hw = self.cfg, (self.cfg.grid, self.cfg.grid)
         C = jax.vmap(flow.correlation)(source, target)
-        Q = jax.vmap(lambda c: flow.mutual_confidence(c, cfg.confidence_power, cfg.confidence_contrast))(C)
+        contrast = cfg.confidence_contrast or 1.0  # not chosen yet
+        Q = jax.vmap(lambda c: flow.mutual_confidence(c, cfg.confidence_power, contrast))(C)
         refined = nn.sigmoid(self.pruning(Q, train)) * Q
         selected = flow.confident(refined, cfg.rho)
         guidance = jax.vmap(lambda q, s: flow.dense_guidance(q, s, hw, cfg.guide_width, cfg.gauss, cfg.mls_order))(refined, selected)
@@ -90,11 +91,10 @@ def describe(net: GsfNet, variables: Variables, images: Array) -> Array:
 def align(net: GsfNet, variables: Variables, image1: Array, image2: Array) -> Alignment:
     """Pairs of squares (B, side_px, side_px, 3) RGB in [0, 1] -> Alignment from images 1 to images 2.
 
-    Between images that are the same, pixel for pixel, guidance and flow are set to 0. What the networks give there is not: the guidance of a cell is a mean over
-    all of its confident matches, look-alikes among them, and only the sum of m[i] G[i] over all cells is 0 by symmetry.
+    Images that are the same may move: the guidance of a cell is a mean over all of its
+    confident matches, look-alikes among them; only the sum of m[i] G[i] over all cells is
+    0, by symmetry.
     """
     full = thaw(variables)
     features = net.apply(full, jnp.concatenate([image1, image2]), method="features")
-    found = net.apply(full, *jnp.split(features, 2), False, method="align")
-    moves = (image1 != image2).any((1, 2, 3))[:, None, None, None]
-    return found._replace(guidance=jnp.where(moves, found.guidance, 0), flow=jnp.where(moves, found.flow, 0))
+    return net.apply(full, *jnp.split(features, 2), False, method="align")
