@@ -338,9 +338,9 @@ def test_annotated_pairs_are_squashed_and_mirrored():
 def test_held_out_objects_are_squashed_as_in_use():
     """Averaged over areas on the host, as the predictor does; a list's mirroring stays."""
     raws = (raw_pair(), raw_pair(flip=True), raw_pair((40, 64), (40, 64), warped=True), raw_pair())
-    noise = np.random.default_rng(1)
-    raws = [r.replace(canvas1=r.canvas1.replace(image=noise.integers(0, 256, (64, 64, 3), np.uint8))) for r in raws]
     raw = jax.tree.map(lambda *leaves: np.stack(leaves), *raws)
+    noise = np.random.default_rng(1).integers(0, 256, (4, 64, 64, 3), np.uint8)
+    raw = raw.replace(canvas1=raw.canvas1.replace(image=noise))
     still = jax.jit(partial(draw_batch, cfg=replace(CFG, flip_probability=0.0)))
     drawn = still(jax.random.key(0), {"semantic": (raw, np.arange(4))})["semantic"]
     found = as_in_use(drawn, raw)

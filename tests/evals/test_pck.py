@@ -253,7 +253,8 @@ def test_a_checkpoint_scores_the_same_in_training_and_here(tmp_path):
     cfg = config.load("configs/cold.py:smoke", {k: str(v) for k, v in overrides.items()})
     scores = loop.run(cfg, tmp_path / "run")
     common = ("--data", root, "--dataset", "pf-willow", "--held-out", "--label", "x")
-    args = arguments(*common, "--weights", tmp_path / "run", "--transfer", "own", "--rule", "dhpf-240")
+    how = ("--transfer", "own", "--rule", "dhpf-240")
+    args = arguments(*common, "--weights", tmp_path / "run", *how)
     (found,) = pck.score(args, pck.predict(args, tmp_path / "out"))
     assert found.settings["pairs"] == 4 == cfg.report.validation_pairs
     theirs = [found.values[f"PCK@{alpha:g}"] for alpha in pck.REPORTED]

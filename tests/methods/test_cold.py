@@ -389,8 +389,8 @@ def test_defaults_are_those_of_the_page():
 
 
 def test_files_from_before_a_field_keep_what_they_meant(tmp_path, variables):
-    """Runs without `deviation_gradient` in their config.json were trained without it: they go on so,
-    are refused to one with it, and their weights say so when they are read."""
+    """Runs without `deviation_gradient` in their config.json were trained without it: they go on
+    so, are refused to one with it, and their weights say so when they are read."""
     cfg = config.load("configs/cold.py:smoke")
     loop.claim(tmp_path, cfg)
     written = json.loads((tmp_path / "config.json").read_text())
@@ -398,13 +398,15 @@ def test_files_from_before_a_field_keep_what_they_meant(tmp_path, variables):
     (tmp_path / "config.json").write_text(json.dumps(written))
     with pytest.raises(UserError, match=r"deviation_gradient is False there and True here"):
         loop.claim(tmp_path, cfg)
-    loop.claim(tmp_path, config.load("configs/cold.py:smoke", {"method.deviation_gradient": "False"}))
+    fixed = {"method.deviation_gradient": "False"}
+    loop.claim(tmp_path, config.load("configs/cold.py:smoke", fixed))
     old = dataclasses.asdict(TINY)
     del old["deviation_gradient"]
     path = tmp_path / "old.safetensors"
     weights.save(path, "cold", TINY, jax.device_get(variables))
     with safe_open(str(path), framework="numpy") as file:
-        header, flat = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        names = file.keys()
+        header, flat = file.metadata(), {name: file.get_tensor(name) for name in names}
     save_file(flat, path, header | {"config": json.dumps(old)})
     assert load(path).config == dataclasses.replace(TINY, deviation_gradient=False)
 
