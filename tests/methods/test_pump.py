@@ -12,7 +12,7 @@ from jaxdesc.config import DrawConfig, OptimConfig
 from jaxdesc.engine.optim import make_optimizer
 from jaxdesc.engine.step import AXIS, init_state, train_step, validation_step
 from jaxdesc.methods import METHODS
-from jaxdesc.methods.pump import Config
+from jaxdesc.methods.pump import Config, network
 from jaxdesc.ops.losses import average_precision_loss, pixel_ap, uniqueness_loss
 from jaxdesc.types import Pair
 
@@ -80,6 +80,38 @@ def test_describe_takes_any_size_and_padding_does_not_show(method, variables):
     np.testing.assert_allclose(maps, method.describe(variables, padded)[:, :33, :46], atol=1e-5)
 
 
+def first_mean(model_state):
+    return model_state["batch_stats"]["stem"]["bn"]["norm"]["mean"]
+
+
+def test_batch_statistics_of_the_two_images_are_separate_or_joint(method, variables):
+    """The parts from the maps of images 1 and images 2, which go through the network as two
+    batches or as one. The running statistics take 0.1 of each batch's own, in torch's way."""
+    data, key = batch(), jax.random.key(5)
+    images = [
+        np.concatenate([np.asarray(getattr(data[half], name)) for half in ("synthetic", "real")])
+        for name in ("image1", "image2")
+    ]
+    net = network.build(TINY)
+    apply = jax.jit(partial(net.apply, train=True, mutable=["batch_stats"]))
+    seen = {"separate": images, "joint": [np.concatenate(images)]}
+    losses = {}
+    for how, groups in seen.items():
+        loss = METHODS["pump"](dataclasses.replace(TINY, batch_statistics=how)).loss
+        _, (parts, model_state) = jax.jit(loss, static_argnums=3)(variables, data, key, True)
+        found = [apply(variables, group) for group in groups]
+        maps = np.concatenate([descriptors for descriptors, _ in found])
+        # Means of the first normalisation: its input does not depend on statistics. They begin
+        # at 0, so that after one batch a tenth of the batch's own stands there.
+        tenths = [first_mean(state) for _, state in found]
+        running = tenths[0] if how == "joint" else 0.9 * tenths[0] + tenths[1]
+        np.testing.assert_allclose(first_mean(model_state), running, rtol=1e-4)
+        expected = [uniqueness_loss(maps[2 + i], maps[8 + i], border=8) for i in range(4)]
+        np.testing.assert_allclose(parts["L_uniq"], expected, rtol=1e-3, atol=1e-5)
+        losses[how] = np.asarray(parts["L_uniq"])
+    assert np.abs(losses["separate"] - losses["joint"]).max() > 1e-4
+
+
 def make_step(cfg, steps=4, learning_rate=1e-3, seed=0):
     method = METHODS["pump"](cfg, axis_name=AXIS)
     optimizer = make_optimizer(OptimConfig(learning_rate=learning_rate, weight_decay=0.0), steps)
@@ -87,9 +119,10 @@ def make_step(cfg, steps=4, learning_rate=1e-3, seed=0):
     return step, jax.jit(partial(init_state, method, optimizer, seed=seed))(batch())
 
 
-def test_one_device_equals_eight():
+@pytest.mark.parametrize("statistics", ["joint", "separate"])
+def test_one_device_equals_eight(statistics):
     """Loss, parameters and batch statistics after a step of S+U do not depend on the number of devices."""
-    step, state = make_step(TINY)
+    step, state = make_step(dataclasses.replace(TINY, batch_statistics=statistics))
     data, results = batch(8, 8), []
     for devices in (1, 8):
         stacked = jax.tree.map(lambda x, d=devices: np.broadcast_to(x, (d, *x.shape)), state)

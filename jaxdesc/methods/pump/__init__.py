@@ -33,6 +33,12 @@ class Config:
     patch: int = option(4, "ConvMixer: side of a patch, even, pixels", at_least=2)
     kernel: int = option(9, "ConvMixer: side of the depthwise filters, odd, patches", at_least=1)
     dtype: str = option("float32", "of the network's computation; losses are float32", choices=("float32", "bfloat16"))
+    batch_statistics: str = option(
+        "joint",
+        "images 1 and 2 of a batch share normalisation statistics, as in runs of before this "
+        "field, or each have their own, as in the released program",
+        choices=("joint", "separate"),
+    )
     uniq_weight: float = option(0.3, "weight of L_uniq beside L_AP", at_least=0)
     uniq_border_px: int = option(16, "L_uniq: border that is left out, pixels", at_least=0)
     uniq_subsample: int = option(2, "L_uniq: every n-th pixel is kept", at_least=1)
