@@ -63,6 +63,35 @@ def test_mean_of_the_examples_is_the_papers_sum(method, variables, synthetic, re
     np.testing.assert_allclose(per_example.mean(), expected, rtol=2e-4, atol=1e-5)
 
 
+def test_heads_of_a_detector_rest_while_the_network_learns():
+    """They are among the variables, the loss hands them on, the descriptors ignore them."""
+    cfg = Config(
+        backbone="r2d2", output_dim=8, keypoint_heads=True, ap_border_px=8, uniq_border_px=8
+    )
+    with_heads, without = (
+        METHODS["pump"](cfg),
+        METHODS["pump"](dataclasses.replace(cfg, keypoint_heads=False)),
+    )
+    data = batch(1, 0)
+    variables = jax.jit(with_heads.init)(jax.random.key(0), data)
+    assert {name: head["kernel"].shape for name, head in variables["heads"].items()} == {
+        "clf": (1, 1, 8, 2),
+        "sal": (1, 1, 8, 1),
+    }
+    bare = {name: value for name, value in variables.items() if name != "heads"}
+    chex.assert_trees_all_equal(jax.jit(without.init)(jax.random.key(0), data), bare)
+    image = data["synthetic"].image1
+    np.testing.assert_array_equal(
+        with_heads.describe(variables, image), without.describe(bare, image)
+    )
+    _, (_, model_state) = jax.eval_shape(
+        partial(with_heads.loss, train=True), variables, data, jax.random.key(0)
+    )
+    chex.assert_trees_all_equal_shapes(
+        model_state, {name: value for name, value in variables.items() if name != "params"}
+    )
+
+
 def test_gradients_are_finite_and_reach_every_parameter(method, variables):
     def objective(params):
         return method.loss({**variables, "params": params}, batch(), jax.random.key(1), True)[0].mean()
