@@ -96,7 +96,11 @@ class WarpConfig:
 
 @dataclass(frozen=True)
 class DrawConfig:
-    """Random geometry and colour, drawn and applied on the device."""
+    """Random geometry and colour, drawn and applied on the device.
+
+    Sizes, angles and probabilities of PUMP's pairs are the released program's, which has no
+    changes of colour but the noise.
+    """
 
     crop_px: int = option(256, "side of the square crops that a loss sees; images of keypoint pairs are squashed to it as a whole", at_least=32)
     tilt: float = option(0.5, "perspective skew of a synthetic warp, of the longer side", at_least=0, at_most=0.9)
@@ -104,14 +108,33 @@ class DrawConfig:
     min_side_px: float = option(256.0, "least shorter side that image 2 is rescaled to (log-uniform)", above=0)
     max_side_px: float = option(1536.0, "greatest shorter side that image 2 is rescaled to", above=0)
     aspect: float = option(1.3, "greatest change of image 2's aspect ratio (log-uniform in [1/a, a])", at_least=1)
-    crop_scale: float = option(1.5, "scale jitter of the crop windows (log-uniform in [1, this])", at_least=1)
+    crop_scale: float = option(
+        1.5,
+        "scale jitter of the crop windows: of pairs for PUMP the windows undo the images' local "
+        "scale and keep one factor log-uniform in [1/this, this], as in the released program (left "
+        "in, a pair in four would differ by more than 1.5); of posed pairs each window is up to "
+        "this factor smaller than the image",
+        at_least=1,
+    )
     trials: int = option(5, "crop windows tried, of which the best-overlapping pair is kept", at_least=1)
-    noise: float = option(25.0, "amplitude of uniform pixel noise on image 2, of 255", at_least=0, at_most=255)
+    noise: float = option(
+        12.5,
+        "uniform noise within +- this, of 255, on the pixels of image 2 before its crop is "
+        "resampled (the released program's 25 is the full width)",
+        at_least=0,
+        at_most=255,
+    )
     brightness: float = option(0.0, "colour jitter of both images, factor within 1 +- this", at_least=0, at_most=1)
     contrast: float = option(0.0, "colour jitter of both images, factor within 1 +- this", at_least=0, at_most=1)
     saturation: float = option(0.0, "colour jitter of both images, factor within 1 +- this", at_least=0, at_most=1)
     hue: float = option(0.0, "colour jitter of both images, turns within +- this", at_least=0, at_most=0.5)
-    swap_probability: float = option(0.5, "images of a pair change places; posed pairs come both ways in any case", at_least=0, at_most=1)
+    swap_probability: float = option(
+        0.5,
+        "images of a pair change places, before image 2 is turned, rescaled and made noisy, so "
+        "that either may be; posed pairs come both ways in any case",
+        at_least=0,
+        at_most=1,
+    )
     flip_probability: float = option(0.5, "both images are mirrored", at_least=0, at_most=1)
     posed_hw: tuple[int, int] = option(
         (480, 640), "rows and columns of the views of a posed pair; they are cut to this shape and resized, not rotated or tilted"

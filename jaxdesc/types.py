@@ -25,7 +25,10 @@ class RawPair:
 
     canvas1: Canvas
     canvas2: Canvas
-    xy12_px: Array  # (..., K, 4) float32 [x1, y1, x2, y2] on the canvases; only used to aim the crops
+    # Correspondences; they only aim the crops.
+    xy12_px: Array  # (..., K, 4) float32 [x1, y1, x2, y2] on the canvases
+    log2_scale_1to2: Array  # (..., K) float32: of the local change of length on the canvases
+    turns_1to2: Array  # (..., K) int32: quarter turns, clockwise as seen
     valid: Array  # (..., K) bool
 
 

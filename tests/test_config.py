@@ -29,9 +29,13 @@ def test_paper_variant_is_the_published_recipe():
     assert (cfg.data.synthetic_per_batch, cfg.data.real_per_batch, cfg.train.steps) == (8, 8, 50 * 16_000 // 16)
     assert (cfg.optim.learning_rate, cfg.optim.weight_decay, cfg.optim.schedule) == (1e-4, 5e-4, "constant")
     draw = cfg.draw
-    assert (draw.crop_px, draw.tilt, draw.rotation_deg, draw.min_side_px, draw.max_side_px, draw.aspect, draw.noise) == (256, 0.5, 20, 256, 1536, 1.3, 25)
+    assert (draw.crop_px, draw.tilt, draw.rotation_deg, draw.aspect) == (256, 0.5, 20, 1.3)
+    assert (draw.min_side_px, draw.max_side_px, draw.noise) == (256, 1536, 12.5)
     assert (draw.swap_probability, draw.flip_probability, draw.crop_scale, draw.trials) == (0.5, 0.5, 1.5, 5)
     assert cfg.method.uniq_weight == 0.3 and cfg.method.ap_bins == 20
+    for variant in ("paper", "paper_s", "paper_u", "default"):
+        assert config.load(f"{PUMP}:{variant}").method.batch_statistics == "separate"
+    assert config.load(f"{PUMP}:shipped").method.batch_statistics == "joint"
 
 
 @pytest.mark.parametrize(

@@ -3,12 +3,15 @@
 import re
 import runpy
 import sys
+from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
 from jaxdesc import predictor
+from jaxdesc.methods import METHODS
 from jaxdesc.methods.pump import Config
 from jaxdesc.methods.pump.weights import from_torch, infer_config
 from jaxdesc.store import convert, weights
@@ -49,14 +52,21 @@ def convmixer_tensors(cfg=CONVMIXER, seed=0):
 R2D2 = [(32, 3, 1), (32, 3, 1), (64, 3, 1), (64, 3, 2), (128, 3, 2), (128, 3, 4), (128, 2, 4), (128, 2, 8), (5, 2, 16)]
 
 
-def r2d2_tensors(seed=1):
+def r2d2_tensors(seed=1, dim=5):
     rng, into, tensors, at = np.random.default_rng(seed), 3, {}, 0
-    for i, (out, k, _) in enumerate(R2D2):
+    for i, (out, k, _) in enumerate([*R2D2[:8], (dim, 2, 16)]):
         tensors |= conv(rng, f"module.net.{at}", out, into, k)
         if i < 8:
             tensors |= norm(rng, f"module.net.{at + 1}", out, affine=False)
         into, at = out, at + 2 + (k == 3)
     return float32(tensors)
+
+
+def released_r2d2_tensors():
+    """The released layout: 128-d descriptors, and the detector's two heads."""
+    rng = np.random.default_rng(3)
+    heads = {**conv(rng, "module.clf", 2, 128, 1), **conv(rng, "module.sal", 1, 128, 1)}
+    return r2d2_tensors(2, 128) | float32(heads)
 
 
 def convolve(x, weight, bias, stride=1, dilation=1, pad=0, groups=1):
@@ -155,6 +165,113 @@ def test_converted_network_computes_what_torch_would(verb, tmp_path, tensors, fo
     assert weights.load(out).notes["source"] == "theirs.safetensors" and "CC BY-NC-SA" in weights.load(out).notes["licence"]
     image = np.random.default_rng(2).uniform(0, 1, (64, 64, 3)).astype(np.float32)  # of the size of a bucket, so that nothing is filled up
     np.testing.assert_allclose(net.describe(image), forward(image, {k: v.astype(np.float64) for k, v in tensors().items()}), atol=2e-4)
+
+
+def r2d2_image(size_hw):
+    """Blots of all sizes, by numbers that any program can make again."""
+    y, x, c = np.ogrid[: size_hw[0], : size_hw[1], :3]
+    waves = sum(np.sin(y / p + (c + 1) * x / (p + 1.5)) for p in (1.3, 2.7, 6.1, 15.0))
+    return (0.5 + waves / 8).astype(np.float32)
+
+
+def torch_r2d2(tensors):
+    """R2D2's layers by torch itself, in float64: what is described after them are unit vectors."""
+    torch = pytest.importorskip("torch")
+    layers, into = [], 3
+    for i, (out, k, dilation) in enumerate([*R2D2[:8], (128, 2, 16)]):
+        layers.append(
+            torch.nn.Conv2d(into, out, k, padding=(k - 1) * dilation // 2, dilation=dilation)
+        )
+        layers += [torch.nn.BatchNorm2d(out, affine=False)] if i < 8 else []
+        layers += [torch.nn.ReLU()] if k == 3 else []
+        into = out
+    net = torch.nn.Sequential(*layers).double().eval()
+    net.load_state_dict(
+        {
+            name.removeprefix("module.net."): torch.tensor(value)
+            for name, value in tensors.items()
+            if "net" in name
+        }
+    )
+
+    def describe(image):
+        x = torch.tensor((image.astype(np.float64) - MEAN) / STD).permute(2, 0, 1)[None]
+        with torch.no_grad():
+            return torch.nn.functional.normalize(net(x))[0].permute(1, 2, 0).numpy()
+
+    return describe
+
+
+R2D2_SIZES = [(64, 96), (65, 83)]
+R2D2_STORED = (
+    Path(__file__).parent / "reference" / "r2d2_descriptors.npz"
+)  # [::7, ::9, ::8] of torch 2.13.0's
+
+
+def test_released_r2d2_gives_torchs_descriptors():
+    config, variables = from_torch(released_r2d2_tensors())
+    assert config == Config(backbone="r2d2", keypoint_heads=True)
+    describe = jax.jit(METHODS["pump"](config).describe)
+    with np.load(R2D2_STORED) as stored:
+        for size_hw in R2D2_SIZES:
+            ours = np.asarray(describe(variables, r2d2_image(size_hw)[None])[0])
+            assert ours.shape == (*size_hw, 128)
+            np.testing.assert_allclose(
+                ours[::7, ::9, ::8], stored["{}x{}".format(*size_hw)], atol=1e-5
+            )
+
+
+def test_stored_r2d2_descriptors_are_torchs():
+    describe = torch_r2d2(released_r2d2_tensors())
+    with np.load(R2D2_STORED) as stored:
+        for size_hw in R2D2_SIZES:
+            theirs = describe(r2d2_image(size_hw))[::7, ::9, ::8]
+            np.testing.assert_allclose(theirs, stored["{}x{}".format(*size_hw)], atol=1e-6)
+
+
+def test_heads_of_a_released_r2d2_are_kept(verb, tmp_path):
+    """In the file and out of the descriptors' way: it loads, describes and is written again."""
+    source, out, bare = (tmp_path / f"{name}.safetensors" for name in ("theirs", "ours", "bare"))
+    theirs = released_r2d2_tensors()
+    save_file(theirs, source)
+    verb(source, out)
+    net = predictor.load(out)
+    kept = weights.load(out).variables["heads"]
+    for head in ("clf", "sal"):
+        np.testing.assert_array_equal(
+            kept[head]["kernel"][0, 0].T, theirs[f"module.{head}.weight"][:, :, 0, 0]
+        )
+        np.testing.assert_array_equal(kept[head]["bias"], theirs[f"module.{head}.bias"])
+    save_file({name: value for name, value in theirs.items() if "net" in name}, source)
+    verb(source, bare)
+    image = np.random.default_rng(0).uniform(0, 1, (64, 64, 3)).astype(np.float32)
+    np.testing.assert_array_equal(net.describe(image), predictor.load(bare).describe(image))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (
+            lambda t: [t.pop(f"module.clf.{role}") for role in ("weight", "bias")],
+            r"missing: clf\.weight, clf\.bias\.",
+        ),
+        (lambda t: t.pop("module.sal.bias"), r"missing: sal\.bias\."),
+        (
+            lambda t: t.update({"module.sal.weight": np.ones((2, 128, 1, 1), np.float32)}),
+            r"sal\.weight is \(1, 1, 128, 2\) instead of \(1, 1, 128, 1\)",
+        ),
+        (lambda t: t.update({"module.clf.gain": np.ones(2, np.float32)}), r"not used: clf\.gain\."),
+        (
+            lambda t: t.update({"module.two.sal.weight": np.ones((1, 128, 1, 1), np.float32)}),
+            r"not used: two\.sal\.weight\.",
+        ),
+    ],
+)
+def test_heads_that_do_not_fit_are_refused(change, words):
+    tensors = released_r2d2_tensors()
+    change(tensors)
+    with pytest.raises(UserError, match=words):
+        from_torch(tensors)
 
 
 def test_configurations_are_recognised():

@@ -39,7 +39,8 @@ class Data(NamedTuple):
     posed_sets: Sequence[posed.PosedSet]
     semantic_sets: Sequence[semantic.SemanticSet]
     synthetic: Sequence[dict[str, Any]] | None  # endless photographs; None where a batch has no synthetic part
-    real: Sequence[tuple] | None  # endless (image1, image2, xy12_px); None where a batch has no real part
+    # endless pairs, see `_ImagePairs`; None where a batch has no real part
+    real: Sequence[dict[str, Any]] | None
     posed: Sequence[dict[str, Any]] | None  # endless posed pairs, see `_PosedViews`; None where a batch has no posed part
     semantic: Sequence[dict[str, Any]] | None  # endless keypoint pairs, see `SemanticSet`; None where a batch has no semantic part
 
@@ -101,15 +102,20 @@ class Data(NamedTuple):
         return to_canvas(self.synthetic[index]["image"], self.config.canvas_px)
 
     def _real_row(self, index: int) -> RawPair:
-        image1, image2, xy12 = self.real[index]
-        count = self.config.correspondences
-        if len(xy12) > count:
+        """All correspondences in their order, or a random choice of `config.correspondences`."""
+        pair, count, side = self.real[index], self.config.correspondences, self.config.canvas_px
+        chosen = np.arange(len(pair["xy12_px"]))
+        if len(chosen) > count:
             rng = np.random.default_rng((self.seed, _REAL, index))
-            xy12 = xy12[rng.choice(len(xy12), count, replace=False)]
-        padded = np.zeros((count, 4), np.float32)
-        padded[: len(xy12)] = xy12
-        side = self.config.canvas_px
-        return RawPair(to_canvas(image1, side), to_canvas(image2, side), padded, np.arange(count) < len(xy12))
+            chosen = rng.choice(len(chosen), count, replace=False)
+        padded = {
+            name: np.zeros((count, *pair[name].shape[1:]), pair[name].dtype)
+            for name in pairs.Correspondences._fields
+        }
+        for name, values in padded.items():
+            values[: len(chosen)] = pair[name][chosen]
+        canvases = {f"canvas{i}": to_canvas(pair[f"image{i}"], side) for i in (1, 2)}
+        return RawPair(**canvases, **padded, valid=np.arange(count) < len(chosen))
 
     def _posed_row(self, index: int) -> RawPosedPair:
         return self._raw_posed(self.posed[index], np.random.default_rng((self.seed, _POSED, index)))
@@ -205,7 +211,7 @@ def mask_canvas(mask: np.ndarray | None, side: int) -> np.ndarray:
 
 
 class _ImagePairs(Sequence):
-    """Pairs with their photographs looked up: (image1, image2, xy12_px)."""
+    """Pairs with their photographs, image1 and image2, looked up."""
 
     def __init__(self, pair_set: pairs.PairSet):
         self._set = pair_set
@@ -213,9 +219,10 @@ class _ImagePairs(Sequence):
     def __len__(self) -> int:
         return len(self._set.pairs)
 
-    def __getitem__(self, i: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def __getitem__(self, i: int) -> dict[str, Any]:
         pair = self._set.pairs[i]
-        return self._set.images[pair["index1"]]["image"], self._set.images[pair["index2"]]["image"], pair["xy12_px"]
+        image1, image2 = (self._set.images[pair[name]]["image"] for name in ("index1", "index2"))
+        return {**pair, "image1": image1, "image2": image2}
 
 
 class _PosedViews(Sequence):

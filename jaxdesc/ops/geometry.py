@@ -24,6 +24,19 @@ def apply_homography(H: Array, xy: Array) -> Array:
     return uvw[..., :2] / safe
 
 
+def change_of_area(H: Array, xy: Array) -> Array:
+    """|det J| of a homography at points: |det H| / |w|^3 with w = (H (x, y, 1))_3.
+
+    Args:
+      H: (3, 3).
+      xy: (..., 2) pixels.
+    Returns:
+      (...), finite; its square root is the local change of length.
+    """
+    w = jnp.matmul(xy, H[2, :2], precision="highest") + H[2, 2]
+    return jnp.abs(jnp.linalg.det(H)) / jnp.maximum(jnp.abs(w), 1e-6) ** 3
+
+
 def translation(xy: Array) -> Array:
     """Moves points by (x, y)."""
     one, zero = jnp.ones(()), jnp.zeros(())

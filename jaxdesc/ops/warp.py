@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdesc.ops.geometry import apply_homography
+from jaxdesc.ops.geometry import apply_homography, change_of_area
 from jaxdesc.types import Array
 
 LEVELS = 4  # full size, 1/2, 1/4, 1/8
@@ -23,15 +23,13 @@ def halvings(image: Array) -> tuple[Array, np.ndarray]:
     Returns:
       pixels (N, 3) uint8 and the index of each level's first pixel, (LEVELS,).
     """
-    levels, starts, total = [], [], 0
-    for _ in range(LEVELS):
-        levels.append(image.reshape(-1, 3))
-        starts.append(total)
-        total += levels[-1].shape[0]
-        side = image.shape[0] // 2
-        quads = image.reshape(side, 2, side, 2, 3).astype(jnp.int32)
-        image = ((quads.sum((1, 3)) + 2) // 4).astype(jnp.uint8)
-    return jnp.concatenate(levels), np.array(starts)
+    levels = [image]
+    while len(levels) < LEVELS:
+        side = levels[-1].shape[0] // 2
+        quads = levels[-1].reshape(side, 2, side, 2, 3).astype(jnp.int32)
+        levels.append(((quads.sum((1, 3)) + 2) // 4).astype(jnp.uint8))
+    pixels = [level.reshape(-1, 3) for level in levels]
+    return jnp.concatenate(pixels), np.cumsum([0, *map(len, pixels[:-1])])
 
 
 def bilinear(pixels: Array, start: Array, side: Array, size_hw: Array, xy: Array) -> Array:
@@ -52,8 +50,8 @@ def bilinear(pixels: Array, start: Array, side: Array, size_hw: Array, xy: Array
 def warp_homography(image: Array, size_hw: Array, H_out_to_in: Array, out_hw: tuple[int, int]) -> Array:
     """The image seen through a homography; outside the photograph it is black.
 
-    The level of detail is log2 of the local change of length, sqrt(|det J|) with |det J| = |det H| / |w|^3, and the two
-    nearest levels of the halved copies are mixed linearly.
+    The level of detail is log2 of the local change of length, the root of the change of
+    area, and the two nearest levels of the halved copies are mixed linearly.
 
     Args:
       image: (C, C, 3) uint8 canvas with the photograph at its top left, C a multiple of 8.
@@ -67,8 +65,8 @@ def warp_homography(image: Array, size_hw: Array, H_out_to_in: Array, out_hw: tu
     grid = pixel_grid(*out_hw)
     xy = apply_homography(H_out_to_in, grid)
     w = grid @ H_out_to_in[2, :2] + H_out_to_in[2, 2]
-    jacobian = jnp.abs(jnp.linalg.det(H_out_to_in)) / jnp.maximum(jnp.abs(w), 1e-6) ** 3
-    detail = jnp.clip(0.5 * jnp.log2(jnp.maximum(jacobian, 1e-6)), 0, LEVELS - 1)
+    area = change_of_area(H_out_to_in, grid)
+    detail = jnp.clip(0.5 * jnp.log2(jnp.maximum(area, 1e-6)), 0, LEVELS - 1)
     lower = jnp.minimum(jnp.floor(detail).astype(jnp.int32), LEVELS - 2)
 
     def sample(level):

@@ -220,6 +220,7 @@ def test_given_correspondences_are_scaled(tmp_path):
     (folder / "pairs.txt").write_text("a.png noise.png\n")
     (folder / "corres").mkdir()
     rows = np.random.default_rng(1).uniform(0, 199, (30, 6))
+    rows[:, 5] = np.arange(-15, 15)
     rows[4, 2] = 5000.0  # outside image 2
     np.save(folder / "corres" / "a_noise.npy", rows)
     opened = open_pairs(folder, tmp_path, 145)
@@ -227,9 +228,59 @@ def test_given_correspondences_are_scaled(tmp_path):
     sx1, sy1, sx2, sy2 = 145 / 290, 130 / 260, 145 / 210, 138 / 200
     by_hand = [[(x1 + 0.5) * sx1 - 0.5, (y1 + 0.5) * sy1 - 0.5, (x2 + 0.5) * sx2 - 0.5, (y2 + 0.5) * sy2 - 0.5] for x1, y1, x2, y2, *_ in np.delete(rows, 4, 0)]
     np.testing.assert_allclose(got, by_hand, rtol=1e-5)
+    # code = 8 s + r: image 2 is 2^(s / 2) times as large, r eighths of a turn clockwise;
+    # the stored images are shrunk by different factors
+    octaves = np.repeat([-1.0, -0.5, 0.0, 0.5], 8)[1:-1] + np.log2(sx2 / sx1)
+    np.testing.assert_allclose(opened.pairs[0]["log2_scale_1to2"], np.delete(octaves, 4), atol=0.01)
+    turns = np.tile([0, 0, 1, 2, 2, 2, 3, 0], 4)[1:-1]
+    np.testing.assert_array_equal(opened.pairs[0]["turns_1to2"], np.delete(turns, 4))
+    rows[7, 5] = 0.5
+    np.save(folder / "corres" / "a_noise.npy", rows)
+    with pytest.raises(
+        UserError, match=r"a_noise\.npy holds in column 6 what is no code of scale and rotation"
+    ):
+        open_pairs(folder, tmp_path, 145)
     np.save(folder / "corres" / "a_noise.npy", rows[:, :3])
     with pytest.raises(UserError, match=r"a_noise\.npy holds float64 of shape \(30, 3\)"):
         open_pairs(folder, tmp_path, 145)
+
+
+def test_pairs_prepared_by_an_earlier_version_are_prepared_anew(tmp_path, monkeypatch):
+    """Their images are not."""
+    reads = []
+    encode = base.encode_for_dataset
+    monkeypatch.setattr(
+        base, "encode_for_dataset", lambda path, side: reads.append(path) or encode(path, side)
+    )
+    folder = crop_pair(tmp_path / "scene")
+    (folder / "pairs.txt").write_text("a.png b.png\n")
+    open_pairs(folder, tmp_path)
+    (prepared,) = (tmp_path / "cache").glob("scene-*/pairs/*")
+    assert prepared.name == "1.1.0" and len(reads) == 2
+    prepared.rename(prepared.with_name("1.0.0"))
+    assert "turns_1to2" in open_pairs(folder, tmp_path).pairs[0]
+    assert prepared.is_dir() and len(reads) == 2
+
+
+@pytest.mark.parametrize("turns", [0, 1, 2, 3])
+def test_neighbours_say_scale_and_turn(turns):
+    """Points of image 1 that are turned clockwise (x to y) and scaled, up to a pixel of noise
+    and two wrong ones; one place is matched twice."""
+    rng = np.random.default_rng(turns)
+    xy1 = rng.uniform(0, 500, (60, 2))
+    angle = np.radians(90 * turns + 25)
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    xy2 = 0.6 * xy1 @ turn.T + [300, 400] + rng.normal(0, 0.5, (60, 2))
+    xy2[[3, 30]] = rng.uniform(0, 500, (2, 2))
+    xy1[8], xy2[8] = xy1[9], xy2[9]
+    log2_scale, found = align.local_similarity(np.concatenate([xy1, xy2], 1).astype(np.float32))
+    right = np.delete(np.arange(60), [3, 30])
+    np.testing.assert_allclose(log2_scale[right], np.log2(0.6), atol=0.15)
+    assert (found[right] == turns).mean() > 0.95
+    assert [len(values) for values in align.local_similarity(np.zeros((0, 4), np.float32))] == [
+        0,
+        0,
+    ]
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from jaxdesc.config import DrawConfig, OptimConfig
 from jaxdesc.engine.optim import make_optimizer
 from jaxdesc.engine.step import AXIS, init_state, train_step, validation_step
 from jaxdesc.methods import METHODS
-from jaxdesc.methods.pump import Config
+from jaxdesc.methods.pump import Config, network
 from jaxdesc.ops.losses import average_precision_loss, pixel_ap, uniqueness_loss
 from jaxdesc.types import Pair
 
@@ -63,6 +63,35 @@ def test_mean_of_the_examples_is_the_papers_sum(method, variables, synthetic, re
     np.testing.assert_allclose(per_example.mean(), expected, rtol=2e-4, atol=1e-5)
 
 
+def test_heads_of_a_detector_rest_while_the_network_learns():
+    """They are among the variables, the loss hands them on, the descriptors ignore them."""
+    cfg = Config(
+        backbone="r2d2", output_dim=8, keypoint_heads=True, ap_border_px=8, uniq_border_px=8
+    )
+    with_heads, without = (
+        METHODS["pump"](cfg),
+        METHODS["pump"](dataclasses.replace(cfg, keypoint_heads=False)),
+    )
+    data = batch(1, 0)
+    variables = jax.jit(with_heads.init)(jax.random.key(0), data)
+    assert {name: head["kernel"].shape for name, head in variables["heads"].items()} == {
+        "clf": (1, 1, 8, 2),
+        "sal": (1, 1, 8, 1),
+    }
+    bare = {name: value for name, value in variables.items() if name != "heads"}
+    chex.assert_trees_all_equal(jax.jit(without.init)(jax.random.key(0), data), bare)
+    image = data["synthetic"].image1
+    np.testing.assert_array_equal(
+        with_heads.describe(variables, image), without.describe(bare, image)
+    )
+    _, (_, model_state) = jax.eval_shape(
+        partial(with_heads.loss, train=True), variables, data, jax.random.key(0)
+    )
+    chex.assert_trees_all_equal_shapes(
+        model_state, {name: value for name, value in variables.items() if name != "params"}
+    )
+
+
 def test_gradients_are_finite_and_reach_every_parameter(method, variables):
     def objective(params):
         return method.loss({**variables, "params": params}, batch(), jax.random.key(1), True)[0].mean()
@@ -80,6 +109,38 @@ def test_describe_takes_any_size_and_padding_does_not_show(method, variables):
     np.testing.assert_allclose(maps, method.describe(variables, padded)[:, :33, :46], atol=1e-5)
 
 
+def first_mean(model_state):
+    return model_state["batch_stats"]["stem"]["bn"]["norm"]["mean"]
+
+
+def test_batch_statistics_of_the_two_images_are_separate_or_joint(method, variables):
+    """The parts from the maps of images 1 and images 2, which go through the network as two
+    batches or as one. The running statistics take 0.1 of each batch's own, in torch's way."""
+    data, key = batch(), jax.random.key(5)
+    images = [
+        np.concatenate([np.asarray(getattr(data[half], name)) for half in ("synthetic", "real")])
+        for name in ("image1", "image2")
+    ]
+    net = network.build(TINY)
+    apply = jax.jit(partial(net.apply, train=True, mutable=["batch_stats"]))
+    seen = {"separate": images, "joint": [np.concatenate(images)]}
+    losses = {}
+    for how, groups in seen.items():
+        loss = METHODS["pump"](dataclasses.replace(TINY, batch_statistics=how)).loss
+        _, (parts, model_state) = jax.jit(loss, static_argnums=3)(variables, data, key, True)
+        found = [apply(variables, group) for group in groups]
+        maps = np.concatenate([descriptors for descriptors, _ in found])
+        # Means of the first normalisation: its input does not depend on statistics. They begin
+        # at 0, so that after one batch a tenth of the batch's own stands there.
+        tenths = [first_mean(state) for _, state in found]
+        running = tenths[0] if how == "joint" else 0.9 * tenths[0] + tenths[1]
+        np.testing.assert_allclose(first_mean(model_state), running, rtol=1e-4)
+        expected = [uniqueness_loss(maps[2 + i], maps[8 + i], border=8) for i in range(4)]
+        np.testing.assert_allclose(parts["L_uniq"], expected, rtol=1e-3, atol=1e-5)
+        losses[how] = np.asarray(parts["L_uniq"])
+    assert np.abs(losses["separate"] - losses["joint"]).max() > 1e-4
+
+
 def make_step(cfg, steps=4, learning_rate=1e-3, seed=0):
     method = METHODS["pump"](cfg, axis_name=AXIS)
     optimizer = make_optimizer(OptimConfig(learning_rate=learning_rate, weight_decay=0.0), steps)
@@ -87,9 +148,10 @@ def make_step(cfg, steps=4, learning_rate=1e-3, seed=0):
     return step, jax.jit(partial(init_state, method, optimizer, seed=seed))(batch())
 
 
-def test_one_device_equals_eight():
+@pytest.mark.parametrize("statistics", ["joint", "separate"])
+def test_one_device_equals_eight(statistics):
     """Loss, parameters and batch statistics after a step of S+U do not depend on the number of devices."""
-    step, state = make_step(TINY)
+    step, state = make_step(dataclasses.replace(TINY, batch_statistics=statistics))
     data, results = batch(8, 8), []
     for devices in (1, 8):
         stacked = jax.tree.map(lambda x, d=devices: np.broadcast_to(x, (d, *x.shape)), state)

@@ -94,3 +94,20 @@ def test_gradients_match_finite_differences():
     jax.test_util.check_grads(
         lambda H: geometry.apply_homography(H, xy), (jnp.array(random_homography(6)),), order=1, modes="rev", eps=1e-2, rtol=0.05, atol=0.5
     )
+
+
+def test_change_of_area_is_the_determinant_of_the_jacobian():
+    H = np.array([[1.2, -0.3, 5.0], [0.2, 0.8, -3.0], [1e-3, -2e-3, 1.0]])
+
+    def through(x, y):
+        u, v, w = H @ [x, y, 1]
+        return np.array([u / w, v / w])
+
+    for x, y in ((0.0, 0.0), (40.0, -25.0), (-60.0, 33.0)):
+        columns = [
+            (through(x + dx, y + dy) - through(x - dx, y - dy)) / 2e-3
+            for dx, dy in ((1e-3, 0), (0, 1e-3))
+        ]
+        expected = abs(np.linalg.det(np.transpose(columns)))
+        found = geometry.change_of_area(jnp.array(H, jnp.float32), jnp.array([x, y]))
+        np.testing.assert_allclose(found, expected, rtol=1e-4)

@@ -48,6 +48,12 @@ def test_halved_copies_are_means():
     np.testing.assert_allclose(np.asarray(pixels[starts[1] : starts[2]]).reshape(32, 32, 3), half, atol=0.51)
 
 
+def test_halved_copies_of_the_least_multiple():
+    """A canvas need be no more than a multiple of the coarsest copy's pixel."""
+    pixels, starts = halvings(jnp.full((40, 40, 3), 7, jnp.uint8))
+    assert starts.tolist() == [0, 1600, 2000, 2100] and len(pixels) == 2125 and (pixels == 7).all()
+
+
 def test_shrinking_does_not_alias():
     rng = np.random.default_rng(0)
     noise = jnp.array(rng.integers(0, 256, (256, 256, 3)), jnp.uint8)

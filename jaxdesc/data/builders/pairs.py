@@ -2,10 +2,13 @@
 
     <folder>/pairs.txt                  name1 name2 on each line; blank lines and lines that start with # are passed over
     <folder>/images/<name> or <folder>/<name>
-    <folder>/corres/<stem1>_<stem2>.npy optional: (N, 4+) rows [x1, y1, x2, y2, ...] in pixels of the original, upright images
+    <folder>/corres/<stem1>_<stem2>.npy optional: (N, 4) rows [x1, y1, x2, y2] or (N, 6+)
+        rows [x1, y1, x2, y2, score, code] in pixels of the original, upright images
 
-Pairs without such a file are aligned by SIFT and RANSAC when the dataset is prepared (`jaxdesc.data.align`). A folder without `pairs.txt` whose
-sub-folders have one is the set of them all.
+Pairs without such a file are aligned by SIFT and RANSAC when the dataset is prepared
+(`jaxdesc.data.align`). Where no code says how image 2 is scaled and turned, neighbouring
+correspondences do. A folder without `pairs.txt` whose sub-folders have one is the set of
+them all.
 """
 
 import functools
@@ -24,6 +27,7 @@ from jaxdesc.errors import UserError
 from jaxdesc.ops import frames
 
 FEATURES_KEPT = 2000  # images whose SIFT features stay in memory (0.2 MB each)
+MAX_CODE = 128  # 8 rint(2 log2 scale): no image shows another 256 times as large
 
 
 class Listing(NamedTuple):
@@ -36,11 +40,22 @@ class Listing(NamedTuple):
 
 
 class PairSet(NamedTuple):
-    """Pairs to read: {"index1": (), "index2": (), "xy12_px": (K, 4) float32 [x1, y1, x2, y2]} point into `images` and are in pixels of these."""
+    """Pairs to read; they point into `images` and are in pixels of these.
+
+    A pair is {"index1": (), "index2": ()} with the fields of `Correspondences`.
+    """
 
     pairs: Sequence[dict[str, Any]]
     images: Sequence[dict[str, Any]]  # as in PhotoSet
     report: list[str]
+
+
+class Correspondences(NamedTuple):
+    """K correspondences of two stored images, and how image 2 shows what is around them."""
+
+    xy12_px: np.ndarray  # (K, 4) float32 [x1, y1, x2, y2]
+    log2_scale_1to2: np.ndarray  # (K,) float32: of the local change of length
+    turns_1to2: np.ndarray  # (K,) int32: quarter turns, clockwise as seen
 
 
 class PairImages(base.PhotoBuilder):
@@ -54,12 +69,20 @@ class PairImages(base.PhotoBuilder):
 class Pairs(base.LocalBuilder):
     """Indices into PairImages and correspondences; split `pairs`. Metadata: dropped, {why: count}."""
 
+    VERSION = tfds.core.Version("1.1.0")  # 1.0.0 had no scale and no turns
+
     def __init__(self, *, listing: Listing, images: PairImages, **kwargs: Any):
         self.listing, self.images = listing, images
         super().__init__(**kwargs)
 
     def _info(self) -> tfds.core.DatasetInfo:
-        features = {"index1": np.int32, "index2": np.int32, "xy12_px": tfds.features.Tensor(shape=(None, 4), dtype=np.float32)}
+        features = {
+            "index1": np.int32,
+            "index2": np.int32,
+            "xy12_px": tfds.features.Tensor(shape=(None, 4), dtype=np.float32),
+            "log2_scale_1to2": tfds.features.Tensor(shape=(None,), dtype=np.float32),
+            "turns_1to2": tfds.features.Tensor(shape=(None,), dtype=np.int32),
+        }
         return tfds.core.DatasetInfo(
             builder=self, features=tfds.features.FeaturesDict(features), metadata=tfds.core.MetadataDict(dropped={}), disable_shuffling=True
         )
@@ -84,17 +107,18 @@ class Pairs(base.LocalBuilder):
             (i1, hw1), (i2, hw2) = (index[name] for name in pair)
             file = listing.pairs[pair]
             if file is None:
-                return i1, i2, align.align(features(i1), features(i2))
+                return i1, i2, without_codes(align.align(features(i1), features(i2)))
             return i1, i2, read_correspondences(file, (hw1, hw2), self.images.max_side_px)
 
         readable = [pair for pair in listing.pairs if all(name in index for name in pair)]
         dropped["with a skipped image"] += len(listing.pairs) - len(readable)
         kept = 0
-        for i1, i2, xy12 in base.progress(base.in_threads(correspondences, readable), len(readable), f"aligning {listing.label}"):
-            if len(xy12) < align.MIN_INLIERS:
+        found = base.in_threads(correspondences, readable)
+        for i1, i2, common in base.progress(found, len(readable), f"aligning {listing.label}"):
+            if len(common.xy12_px) < align.MIN_INLIERS:
                 dropped["without common points"] += 1
                 continue
-            yield kept, {"index1": i1, "index2": i2, "xy12_px": xy12}
+            yield kept, {"index1": i1, "index2": i2, **common._asdict()}
             kept += 1
         if not kept:
             raise UserError(f"None of the {len(listing.pairs)} pairs of {listing.label} can be used: {_counts(dropped)}.")
@@ -167,11 +191,32 @@ def read_listing(root: Path, list_file: Path, images: Path, corres: Path, locate
     return Listing(list_file.parent.name, files, pairs, dropped)
 
 
-def read_correspondences(file: Path, original_hws: Sequence[tuple[int, int]], max_side_px: int) -> np.ndarray:
-    """(K, 4) float32 [x1, y1, x2, y2] of a .npy file, scaled from the original images to the stored ones; points outside the images are dropped.
+def without_codes(xy12: np.ndarray) -> Correspondences:
+    """Correspondences (K, 4), scaled and turned as their neighbours say."""
+    return Correspondences(xy12, *align.local_similarity(xy12))
+
+
+def read_code(code: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """log2 scale and quarter turns (clockwise as seen) of image 2 in PUMP's codes (K,).
+
+    code = 8 rint(2 log2 scale) + rotation code; image 2 turned by 90 degrees clockwise has
+    the rotation code 2, counter-clockwise 6. An odd multiple of 45 degrees goes to the
+    nearest half turn, so that codes that mirror one another get turns that do.
+    """
+    half_octaves, eighths = np.divmod(code, 8)
+    return half_octaves / 2, np.rint(eighths / 2) % 4
+
+
+def read_correspondences(
+    file: Path, original_hws: Sequence[tuple[int, int]], max_side_px: int
+) -> Correspondences:
+    """A .npy file, scaled from the original images to the stored ones.
+
+    Points outside the images are dropped.
 
     Raises:
-      UserError: if the file does not hold (N, 4+) finite numbers.
+      UserError: if the file does not hold (N, 4+) finite numbers, or the codes in its
+        column 6 are not whole.
     """
     try:
         rows = np.load(file, allow_pickle=False)
@@ -182,7 +227,21 @@ def read_correspondences(file: Path, original_hws: Sequence[tuple[int, int]], ma
     stored = [frames.fitted(hw, max_side_px) for hw in original_hws]
     xy12 = np.concatenate([frames.rescaled(rows[:, 2 * i : 2 * i + 2], original_hws[i], stored[i]) for i in range(2)], axis=1)
     limit = np.array([stored[0][1], stored[0][0], stored[1][1], stored[1][0]]) - 0.5
-    return xy12[((xy12 >= -0.5) & (xy12 <= limit)).all(axis=1)]
+    inside = ((xy12 >= -0.5) & (xy12 <= limit)).all(axis=1)
+    if rows.shape[1] < 6:
+        return without_codes(xy12[inside])
+    code = rows[inside, 5]
+    if not (np.abs(code) < MAX_CODE).all() or (code != np.rint(code)).any():
+        raise UserError(
+            f"{file} holds in column 6 what is no code of scale and rotation: "
+            f"whole numbers between {-MAX_CODE} and {MAX_CODE} belong there."
+        )
+    shrunk1, shrunk2 = (
+        0.5 * np.log2(np.prod(s) / np.prod(o)) for s, o in zip(stored, original_hws, strict=True)
+    )
+    log2_scale, turns = read_code(code)
+    log2_scale += shrunk2 - shrunk1
+    return Correspondences(xy12[inside], log2_scale.astype(np.float32), turns.astype(np.int32))
 
 
 def prepare(listing: Listing, where: str, max_side_px: int, cache: str) -> PairSet:

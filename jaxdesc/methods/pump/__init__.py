@@ -33,7 +33,16 @@ class Config:
     depth: int = option(7, "ConvMixer: mixer layers", at_least=0)
     patch: int = option(4, "ConvMixer: side of a patch, even, pixels", at_least=2)
     kernel: int = option(9, "ConvMixer: side of the depthwise filters, odd, patches", at_least=1)
+    keypoint_heads: bool = option(
+        False, "r2d2: its detector's heads are kept, as released weights have them"
+    )
     dtype: str = option("float32", "of the network's computation; losses are float32", choices=("float32", "bfloat16"))
+    batch_statistics: str = option(
+        "joint",
+        "images 1 and 2 of a batch share normalisation statistics, as in runs of before this "
+        "field, or each have their own, as in the released program",
+        choices=("joint", "separate"),
+    )
     uniq_weight: float = option(0.3, "weight of L_uniq beside L_AP", at_least=0)
     uniq_border_px: int = option(16, "L_uniq: border that is left out, pixels", at_least=0)
     uniq_subsample: int = option(2, "L_uniq: every n-th pixel is kept", at_least=1)
@@ -45,6 +54,11 @@ class Config:
 
     def validate(self, config) -> None:
         """What depends on other fields; raises UserError naming them."""
+        if self.keypoint_heads and self.backbone != "r2d2":
+            raise UserError(
+                "config.method.keypoint_heads is for config.method.backbone = 'r2d2', "
+                f"not {self.backbone!r}."
+            )
         if self.hidden % 4:
             raise UserError(f"config.method.hidden = {self.hidden} is not a multiple of 4.")
         if self.patch % 2 or config.draw.crop_px % self.patch:
@@ -65,7 +79,7 @@ def build(cfg: Config, axis_name: str | None = None) -> Method:
     """PUMP as a Method; `axis_name` is the mapped axis that batch statistics and L_AP's distractors are shared over."""
     net = network.build(cfg, axis_name)
     return Method(
-        init=partial(network.init, net),
+        init=partial(network.init, net, heads=cfg.keypoint_heads),
         loss=partial(loss.pump_loss, net=net, cfg=cfg, axis_name=axis_name),
         describe=partial(network.describe, net, multiple=network.multiple(cfg)),
         grid=lambda height, width: PIXELS,

@@ -13,7 +13,9 @@ def pump_loss(variables: Variables, batch: Batch, key: Array, train: bool, *, ne
 
     With B_s synthetic and B_r real pairs, B = B_s + B_r, the values are B / B_s * L_AP of each synthetic and
     B / B_r * uniq_weight * L_uniq of each real example, so that their mean is mean L_AP + uniq_weight * mean L_uniq.
-    All images go through the network together and share its batch statistics.
+    Images 1 and 2 go through the network together and share its batch statistics, or, with
+    cfg.batch_statistics = "separate", one after the other: each has its own, and the running
+    statistics are updated twice, by images 1 first.
 
     Args:
       variables: of the network.
@@ -24,18 +26,28 @@ def pump_loss(variables: Variables, batch: Batch, key: Array, train: bool, *, ne
       per_example (B,), ({"L_AP": (B_s,), "L_uniq": (B_r,)}, model_state).
     """
     halves = [half for half in ("synthetic", "real") if half in batch]
-    images = jnp.concatenate([image for half in halves for image in (batch[half].image1, batch[half].image2)])
-    if train:
-        maps, model_state = net.apply(variables, images, train=True, mutable=["batch_stats"])
-    else:
-        maps, model_state = net.apply(variables, images, train=False), {"batch_stats": variables["batch_stats"]}
+    images = [
+        jnp.concatenate([getattr(batch[half], name) for half in halves])
+        for name in ("image1", "image2")
+    ]
+    total = images[0].shape[0]
+    maps, model_state = [], {name: value for name, value in variables.items() if name != "params"}
+    for group in images if cfg.batch_statistics == "separate" else [jnp.concatenate(images)]:
+        if train:
+            found, updated = net.apply(
+                {**variables, **model_state}, group, train=True, mutable=["batch_stats"]
+            )
+            model_state = {**model_state, **updated}
+        else:
+            found = net.apply(variables, group, train=False)
+        maps.append(found)
+    maps1, maps2 = jnp.split(jnp.concatenate(maps), 2)
 
-    total = images.shape[0] // 2
     values, parts, at = [], {}, 0
     for half in halves:
         pair, n = batch[half], batch[half].slot.shape[0]
-        desc1, desc2 = maps[at : at + n], maps[at + n : at + 2 * n]
-        at += 2 * n
+        desc1, desc2 = maps1[at : at + n], maps2[at : at + n]
+        at += n
         if half == "synthetic":
             keys = jax.vmap(jax.random.fold_in, (None, 0))(key, pair.slot)
             ap, valid = pixel_ap(

@@ -1,11 +1,17 @@
 """PUMP's network and its use on images of any size."""
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from jaxdesc.nets.conv_mixer import ConvMixer
 from jaxdesc.nets.l2net import QuadL2Net
+from jaxdesc.nets.layers import fan_in_uniform
 from jaxdesc.types import Array, Batch, Variables
+
+# Outputs of R2D2's heads for keypoints, 1x1 convolutions on the descriptors: reliability as two
+# classes, and repeatability. They are kept in a collection of their own, "heads".
+HEADS = {"clf": 2, "sal": 1}
 
 
 def build(cfg, axis_name: str | None = None) -> nn.Module:
@@ -20,9 +26,18 @@ def multiple(cfg) -> int:
     return cfg.patch if cfg.backbone == "convmixer" else 1
 
 
-def init(net: nn.Module, key: Array, batch: Batch) -> Variables:
+def init(net: nn.Module, key: Array, batch: Batch, heads: bool = False) -> Variables:
     pair = next(iter(batch.values()))
-    return net.init(key, pair.image1[:1], train=False)
+    variables = net.init(key, pair.image1[:1], train=False)
+    return {**variables, "heads": _heads(key, net.output_dim)} if heads else variables
+
+
+def _heads(key: Array, channels: int) -> Variables:
+    keys = jax.random.split(key, len(HEADS))
+    return {
+        name: {"kernel": fan_in_uniform(k, (1, 1, channels, n)), "bias": jnp.zeros(n)}
+        for k, (name, n) in zip(keys, HEADS.items(), strict=True)
+    }
 
 
 def describe(net: nn.Module, variables: Variables, images: Array, multiple: int = 1) -> Array:
