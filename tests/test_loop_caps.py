@@ -255,7 +255,7 @@ def test_held_out_pairs_keep_their_colours_and_are_not_mirrored():
     colours = dict.fromkeys(("brightness", "contrast", "saturation"), 1.0)
     wild = config.DrawConfig(
         **{"crop_px": 32, "posed_hw": (32, 32), "queries": 4, "tilt": 0.0, "rotation_deg": 0.0},
-        **{"hue": 0.5, "noise": 200.0, "flip_probability": 1.0, **colours},
+        **{"hue": 0.5, "noise": 200.0, "flip_probability": 1.0, "prune": False, **colours},
         warp=config.WarpConfig(angle_deg=0.0, bend=0.0),
     )
     n, grown = 3, np.broadcast_to(np.linspace(20, 200, 64), (64, 64)).astype(np.uint8)
@@ -264,8 +264,9 @@ def test_held_out_pairs_keep_their_colours_and_are_not_mirrored():
     K, points = np.stack([np.diag([60.0, 60.0, 1.0])] * n), np.full((n, 4, 2), 30.0, np.float32)
     yes = np.ones((n, 4), bool)
     turn, along = np.stack([np.eye(3)] * n), np.tile([1.0, 0.0, 0.0], (n, 1))
-    depths = np.tile([1.0, 9.0], (n, 1))
-    views = RawPosedPair(canvas, canvas, K, K, turn, along, depths, points, yes, points, yes)
+    spread, depth = np.ones(n), np.full(n, 9.0)
+    seen = (points, yes, points, yes)
+    views = RawPosedPair(canvas, canvas, K, K, turn, along, spread, depth, *seen)
     warped = np.array([True, False, False])
     objects = RawKeypointPair(canvas, canvas, points, points, yes, np.zeros(n, bool), warped)
     data = SimpleNamespace(
