@@ -5,14 +5,22 @@ predictor = jaxdesc.load("runs/pump")              # a training workdir, a weigh
 descriptors = predictor.describe("a.jpg")          # (H, W, D) float32, unit length
 matches = predictor.match("a.jpg", "b.jpg")        # xy1 (N, 2), xy2 (N, 2), score (N,), code (N,)
 matches = jaxdesc.match("a.jpg", "b.jpg")          # the same in one go; jaxdesc.describe too
+jaxdesc.register(definition)                       # a method from outside, see jaxdesc.method
 """
 
-__all__ = ["describe", "load", "match"]
+from importlib import import_module
+
+from jaxdesc.errors import UserError
+
+_HOMES = {
+    **dict.fromkeys(("describe", "load", "match"), "predict.predictor"),
+    "register": "methods",
+}
+__all__ = ["UserError", *sorted(_HOMES)]
 
 
 def __getattr__(name: str):
-    if name not in __all__:
+    if name not in _HOMES:
         raise AttributeError(f"module 'jaxdesc' has no attribute {name!r}")
-    from jaxdesc import predictor  # only now: importing the package loads no IO library
-
-    return getattr(predictor, name)
+    # Only now: importing the package loads no IO library and no JAX.
+    return getattr(import_module(f"jaxdesc.{_HOMES[name]}"), name)

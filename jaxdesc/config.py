@@ -1,10 +1,8 @@
 """Typed experiment configurations: every field says its unit, and `validate` names the field that is wrong."""
 
 import dataclasses
-import hashlib
 import importlib.machinery
 import importlib.util
-import json
 import math
 import os
 import types
@@ -16,23 +14,53 @@ from typing import Any, NamedTuple
 
 from jaxdesc.errors import UserError
 
+FORMAT_VERSION = 2  # of workdirs and weight files
+
 
 def option(
-    default: Any, doc: str, *, above=None, at_least=None, at_most=None, choices=None, absent=None
+    default: Any,
+    doc: str,
+    *,
+    above=None,
+    at_least=None,
+    at_most=None,
+    choices=None,
+    absent=None,
+    flag: str | None = "",
+    unit: str = "",
+    scale: float = 1,
 ) -> Any:
     """A dataclass field with its unit or meaning and the values that it may take.
 
-    `absent`: what a file means that was written before the field existed, where that is
-    not the default, see `absent_values`.
+    Args:
+      default: `dataclasses.MISSING` for a field that must be given.
+      absent: what a file means that was written before the field existed, where that is not
+        the default, see `absent_values`.
+      flag, unit: the verbs' --FLAG UNIT, where it is not the field's name, see `flags`; a flag of
+        None: there is none.
+      scale: what the flag's number is multiplied by.
     """
     bounds = {"above": above, "at_least": at_least, "at_most": at_most, "choices": choices}
-    return dataclasses.field(default=default, metadata={"doc": doc, "absent": absent, **bounds})
+    metadata = {"doc": doc, "absent": absent, **bounds, "flag": flag, "unit": unit, "scale": scale}
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 def absent_values(kind: type) -> dict[str, Any]:
     """{field: value} that a file without these fields means, where it is not the default."""
     found = {field.name: field.metadata.get("absent") for field in dataclasses.fields(kind)}
     return {name: value for name, value in found.items() if value is not None}
+
+
+@dataclass(frozen=True)
+class Options:
+    """How two images are matched; a method's MatchOptions are a subclass with fields by `option`.
+
+    Raises:
+      UserError: naming the field that is wrong.
+    """
+
+    def __post_init__(self):
+        validate_fields(self, "MatchOptions")
 
 
 @dataclass(frozen=True)
@@ -208,11 +236,47 @@ class Stage(NamedTuple):
     )
 
 
-def plan(config: ExperimentConfig) -> tuple[Stage, ...]:
-    """The stages of a run in their order, which together take config.train.steps: those of `config.method.plan(config)`, or else a single one."""
-    if hasattr(config.method, "plan"):
-        return config.method.plan(config)
-    return (Stage("", 0, config.train.steps, config.data),)
+class MethodConfig:
+    """What a method's configuration is a subclass of: a frozen dataclass with fields by `option`.
+
+    Attributes:
+      name: of the method.
+      weights: what training starts from, a field of those that take a spec as `store.pretrained`
+        does; None: the method always starts from random numbers.
+      backbone: the network's name, a field of those that have a choice.
+      calibrates: fields that are 0 where `calibrated` is to choose them before the first step.
+    """
+
+    name: typing.ClassVar[str]
+    weights = None
+    backbone = ""
+    calibrates: typing.ClassVar[tuple[str, ...]] = ()
+
+    def plan(self, config: ExperimentConfig) -> tuple[Stage, ...]:
+        """The stages of a run in their order, which together take config.train.steps."""
+        return (Stage("", 0, config.train.steps, config.data),)
+
+    def validate(self, config: ExperimentConfig) -> None:
+        """What `option` cannot say; raises UserError naming the field."""
+
+    @classmethod
+    def check_file(cls, fields: Mapping[str, Any], version: int, where: Any) -> None:
+        """Refuses a file of an older format that may not hold what it says.
+
+        Args:
+          fields: of the configuration, as the file has them. version: format_version.
+        Raises:
+          UserError: naming the file, `where`.
+        """
+
+    def calibrated(self, variables: Any, batch: Any, say: Callable[[str], None]) -> "MethodConfig":
+        """The configuration with the fields of `calibrates` chosen.
+
+        Args:
+          variables: what training starts from. batch: held-out pairs of the last stage.
+          say: is told in a sentence what was chosen.
+        """
+        return self
 
 
 def _type_matches(value: Any, annotation: Any) -> bool:
@@ -237,24 +301,35 @@ def _name(annotation: Any) -> str:
     return annotation.__name__ if isinstance(annotation, type) else str(annotation).replace("jaxdesc.config.", "")
 
 
-def _validate_fields(config: Any, where: str) -> None:
+def validate_fields(config: Any, where: str) -> None:
+    """Checks the types and the bounds of a dataclass's fields; raises UserError naming one."""
     hints = typing.get_type_hints(type(config))
     for field in dataclasses.fields(config):
-        name, value, rule = f"{where}.{field.name}", getattr(config, field.name), field.metadata
-        if not _type_matches(value, hints[field.name]):
-            raise UserError(f"{name} = {value!r} is not of type {_name(hints[field.name])}.")
-        for bound, holds, words in (
-            ("above", lambda v, b: v > b, "above"),
-            ("at_least", lambda v, b: v >= b, "at least"),
-            ("at_most", lambda v, b: v <= b, "at most"),
-            ("choices", lambda v, b: v in b, "one of"),
-        ):
-            limit = rule.get(bound)
-            if limit is not None and not holds(value, limit):
-                raise UserError(f"{name} = {value!r} must be {words} {', '.join(limit) if bound == 'choices' else limit}.")
+        name, value = f"{where}.{field.name}", getattr(config, field.name)
+        validate_value(value, hints[field.name], field.metadata, name)
         for part in value if isinstance(value, tuple) else (value,):
             if dataclasses.is_dataclass(part):
-                _validate_fields(part, name)
+                validate_fields(part, name)
+
+
+def validate_value(value: Any, annotation: Any, rule: Mapping[str, Any], name: str) -> None:
+    """Checks one field's type and the bounds of its metadata; raises UserError calling it `name`.
+
+    Choices hold for every part of a tuple.
+    """
+    if not _type_matches(value, annotation):
+        raise UserError(f"{name} = {value!r} is not of type {_name(annotation)}.")
+    parts = value if isinstance(value, tuple) else (value,)
+    for bound, holds, words in (
+        ("above", lambda b: value > b, "above"),
+        ("at_least", lambda b: value >= b, "at least"),
+        ("at_most", lambda b: value <= b, "at most"),
+        ("choices", lambda b: all(part in b for part in parts), "one of"),
+    ):
+        limit = rule.get(bound)
+        if limit is not None and value is not None and not holds(limit):
+            shown = ", ".join(limit) if bound == "choices" else limit
+            raise UserError(f"{name} = {value!r} must be {words} {shown}.")
 
 
 def validate(config: ExperimentConfig) -> ExperimentConfig:
@@ -265,7 +340,10 @@ def validate(config: ExperimentConfig) -> ExperimentConfig:
     """
     if not isinstance(config, ExperimentConfig):
         raise UserError(f"get_config must return an ExperimentConfig, not {type(config).__name__}.")
-    _validate_fields(config, "config")
+    if not isinstance(config.method, MethodConfig):
+        kind = type(config.method).__name__
+        raise UserError(f"config.method must be a method's configuration, not {kind}.")
+    validate_fields(config, "config")
     data, draw, optim, train = config.data, config.draw, config.optim, config.train
     if data.synthetic_per_batch + data.real_per_batch + data.posed_per_batch + data.semantic_per_batch == 0:
         raise UserError("config.data.synthetic_per_batch, real_per_batch, posed_per_batch and semantic_per_batch are all 0: a batch needs at least one pair.")
@@ -290,8 +368,7 @@ def validate(config: ExperimentConfig) -> ExperimentConfig:
         raise UserError(f"config.draw.min_side_px = {draw.min_side_px} is greater than config.draw.max_side_px = {draw.max_side_px}.")
     if optim.warmup_steps > train.steps:
         raise UserError(f"config.optim.warmup_steps = {optim.warmup_steps} is greater than config.train.steps = {train.steps}.")
-    if hasattr(config.method, "validate"):
-        config.method.validate(config)
+    config.method.validate(config)
     return config
 
 
@@ -334,15 +411,24 @@ def override(config: Any, field: str, text: str, where: str = "config") -> Any:
     if rest:
         return dataclasses.replace(config, **{name: override(current, rest, text, f"{where}.{name}")})
     annotation = typing.get_type_hints(type(config))[name]
-    return dataclasses.replace(config, **{name: _parse(text, annotation, f"{where}.{name}")})
+    return dataclasses.replace(config, **{name: parse_value(text, annotation, f"{where}.{name}")})
 
 
-def _parse(text: str, annotation: Any, name: str) -> Any:
+def parse_value(text: str, annotation: Any, name: str) -> Any:
+    """What a command line's text says in a field's type; raises UserError naming it.
+
+    An empty text, or none, is None where the type has it.
+    """
     if annotation == tuple[Source, ...]:
         return tuple(Source.parse(part) for part in text.split(",") if part.strip())
     if typing.get_origin(annotation) is tuple:
         inner = typing.get_args(annotation)
-        return tuple(_parse(part, inner[0], name) for part in text.split(",") if part.strip())
+        return tuple(parse_value(part, inner[0], name) for part in text.split(",") if part.strip())
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        kinds = typing.get_args(annotation)
+        if text in ("", "none") and type(None) in kinds:
+            return None
+        return parse_value(text, next(k for k in kinds if k is not type(None)), name)
     if annotation is bool and text.lower() in ("true", "false"):
         return text.lower() == "true"
     if annotation is str:
@@ -360,9 +446,20 @@ def cache_folder(cache: str = "") -> Path:
 
 def as_dict(config: Any) -> dict:
     """Plain values, for JSON; the method's section says which method it is."""
-    return {"method_name": config.method.name, **dataclasses.asdict(config)}
+    head = {"format_version": FORMAT_VERSION, "method_name": config.method.name}
+    return {**head, **dataclasses.asdict(config)}
 
 
-def digest(config: Any) -> str:
-    """Twelve hexadecimal digits that change with any value of the configuration."""
-    return hashlib.sha256(json.dumps(as_dict(config), sort_keys=True).encode()).hexdigest()[:12]
+def version_of(values: Mapping[str, Any], where: Any) -> int:
+    """The format_version of a workdir's config.json, 1 before there was one.
+
+    Raises:
+      UserError: a later version of jaxdesc wrote it.
+    """
+    version = values.get("format_version", 1)
+    if not isinstance(version, int) or version > FORMAT_VERSION:
+        raise UserError(
+            f"{where} is of format {version!r}, and this version of jaxdesc reads up to "
+            f"{FORMAT_VERSION}: update jaxdesc."
+        )
+    return version

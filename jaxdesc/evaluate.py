@@ -3,39 +3,32 @@
 import argparse
 import dataclasses
 import sys
-import time
 from pathlib import Path
 
-from jaxdesc import cli
+from jaxdesc import cli, evals, flags, method_flags
 from jaxdesc.errors import UserError
+from jaxdesc.evals import published, result
+from jaxdesc.evals.options import EvalOptions
 
 EXAMPLE = """python -m jaxdesc.evaluate homography --data HPATCHES --weights runs/pump --out results/pump
   python -m jaxdesc.evaluate homography --data HPATCHES --method rootsift --out results/rootsift
   python -m jaxdesc.evaluate compare results/*"""
 
 
-def flags(protocol) -> argparse.ArgumentParser:
-    """Of one protocol: the verb's own and the protocol's."""
+def parser_of(protocol: evals.Protocol) -> argparse.ArgumentParser:
+    """The protocol's options, and predictions that are there already."""
     parser = cli.parser(
         f"evaluate {protocol.name}", protocol.help, f"python -m jaxdesc.evaluate {protocol.name} --data DIR --weights runs/pump --out results/pump"
     )
-    parser.add_argument("--data", metavar="DIR", help="the data set as it is distributed")
-    parser.add_argument("--out", required=True, metavar="DIR", help="folder of the predictions and the results")
-    told = "weight file or training workdir (default: pump's, which come with the package)"
-    parser.add_argument("--weights", metavar="W", help=told)
+    flags.add(parser, protocol.Options, required=("out",))
     parser.add_argument(
         "--features", "--predictions", dest="predictions", metavar="PATH", help="predictions that are there already: nothing is predicted, only scored"
     )
-    parser.add_argument("--label", metavar="NAME", help="of the method in tables (default: what the predictions were made with)")
-    parser.add_argument("--overwrite", action="store_true", help="predict again into files that exist")
-    protocol.add_flags(parser)
     return parser
 
 
 def overview() -> argparse.ArgumentParser:
     """What there is to choose from."""
-    from jaxdesc import evals
-
     parser = cli.parser("evaluate", "Scores a method under a published protocol. Each has its own --help.", EXAMPLE)
     actions = parser.add_subparsers(dest="protocol", metavar="PROTOCOL", required=True)
     for name in evals.PROTOCOLS:
@@ -44,33 +37,36 @@ def overview() -> argparse.ArgumentParser:
     return parser
 
 
-def evaluate(protocol, args: argparse.Namespace) -> list:
+def options_of(protocol: evals.Protocol, args: argparse.Namespace) -> EvalOptions:
+    """The protocol's options. Where a method's own flags were given, the weights say which method
+    they are for.
+
+    Raises:
+      UserError: as the options.
+    """
+    options = flags.made(protocol.Options, args)
+    if args.predictions or not method_flags.given(args):
+        return options
+    from jaxdesc.predict.predictor import load
+
+    matching = method_flags.match_fields(load(options.weights), args)
+    return dataclasses.replace(options, matching=matching)
+
+
+def evaluate(
+    protocol: evals.Protocol, options: EvalOptions, predictions: str | None
+) -> list[result.Result]:
     """Predicts, unless there are predictions, scores them, writes the results and returns them.
 
     Raises:
       UserError: as the protocol.
     """
-    from jaxdesc.evals import features, published, result
-
-    out, timings = Path(args.out), {}
+    out = Path(options.out)
     if out.is_file():
         raise UserError(f"--out {out} is a file; a folder is expected.")
-    if args.data is not None and not Path(args.data).is_dir():
-        raise UserError(f"There is no folder --data {args.data}.")
-    if args.predictions:
-        predictions = Path(args.predictions)
-        if not predictions.exists():
-            raise UserError(f"There are no predictions {predictions}.")
-    else:
-        start = time.perf_counter()
+    if predictions is None:
         cli.use_compilation_cache()
-        predictions = protocol.predict(args, out)
-        timings["predict_s"] = time.perf_counter() - start
-    args.label = args.label or features.source_of(predictions).get("method") or predictions.stem
-    start = time.perf_counter()
-    results = protocol.score(args, predictions)
-    timings["score_s"] = time.perf_counter() - start
-    results = [dataclasses.replace(found, timings={**timings, **found.timings}) for found in results]
+    results = evals.evaluate(protocol, options, predictions)
     for found in results:
         result.write(found, out)
     result.draw(results, out)
@@ -88,7 +84,7 @@ def write_text(path: Path, text: str) -> None:
 def compare(arguments: list[str]) -> None:
     """The results of several folders or files, as Markdown on stdout; with --out also as a file, with one PNG for each key that has curves, and one of scores against the
     size of descriptors where results say it."""
-    from jaxdesc.evals import homography, published, result
+    from jaxdesc.evals import homography
 
     parser = cli.parser(
         "evaluate compare", "Results beside each other and beside published rows.", "python -m jaxdesc.evaluate compare results/* --out comparison"
@@ -124,19 +120,17 @@ def compare(arguments: list[str]) -> None:
 
 
 def main() -> None:
-    from jaxdesc import evals
-
     chosen = sys.argv[1] if len(sys.argv) > 1 else ""
     if chosen == "compare":
         return compare(sys.argv[2:])
     if chosen not in evals.PROTOCOLS:
         overview().parse_args()
     protocol = evals.load(chosen)
-    args = flags(protocol).parse_args(sys.argv[2:])
-    from jaxdesc.evals import result
-
-    print(result.compare(evaluate(protocol, args)))
-    print(f"{args.out}/results.md has these rows beside published ones.")
+    parse = method_flags.parse if protocol.matches else argparse.ArgumentParser.parse_args
+    args = parse(parser_of(protocol), sys.argv[2:])
+    options = options_of(protocol, args)
+    print(result.compare(evaluate(protocol, options, args.predictions)))
+    print(f"{options.out}/results.md has these rows beside published ones.")
 
 
 if __name__ == "__main__":

@@ -88,8 +88,9 @@ def extract_folder(
     """
     from tqdm import tqdm
 
-    from jaxdesc.data.images import UnreadableImage, find_images, read_rgb
-    from jaxdesc.sparse import check_source, described, keypoints_of
+    from jaxdesc.data.images import find_images
+    from jaxdesc.images import UnreadableImage, read_rgb
+    from jaxdesc.predict.sparse import check_source, described, keypoints_of
     from jaxdesc.store.settings import claim
 
     root, names = (images.parent, [images.name]) if images.is_file() else (images, find_images(images))
@@ -144,7 +145,7 @@ def main() -> None:
 
         refuse_existing(out, args.overwrite)
     cli.use_compilation_cache()
-    from jaxdesc.predictor import load, tell
+    from jaxdesc.predict.predictor import load, tell
 
     result = extract_folder(load(args.weights), images, out, args.keypoints, args.format, args.max_keypoints, args.scales, args.overwrite, args.storage)
     if args.format == "colmap":

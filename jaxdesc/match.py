@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from jaxdesc import cli
+from jaxdesc import cli, method_flags
 from jaxdesc.errors import UserError
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
@@ -19,11 +19,7 @@ def flags() -> argparse.ArgumentParser:
     parser.add_argument("inputs", nargs="+", metavar="IMAGE", help="two images, or one folder")
     told = "weight file or training workdir (default: pump's, which come with the package)"
     parser.add_argument("--weights", metavar="W", help=told)
-    parser.add_argument("--max-scale", type=float, metavar="S", help="pump: change of scale that is searched, 1/S to S (default: 4)")
-    parser.add_argument("--max-rot", type=float, metavar="DEG", help="pump: rotation that is searched, within +-DEG (default: 0; 180 for all)")
-    parser.add_argument("--confident", action="store_true", help="gsf: only cells with a match that the pruning network keeps")
     parser.add_argument("--max-side", type=int, metavar="PX", help="shrink larger images to this before matching; positions stay those of the files")
-    parser.add_argument("--memory", type=float, metavar="GIB", help="pump: that matching may take (default: what is free)")
     parser.add_argument("--out", metavar="FILE", help="two images: .npz with `corres` (x1, y1, x2, y2, score, code); a folder: .h5, as hloc reads it")
     parser.add_argument("--overwrite", action="store_true", help="replace outputs that exist")
     two = parser.add_argument_group("two images")
@@ -34,15 +30,20 @@ def flags() -> argparse.ArgumentParser:
     two.add_argument("--alignment", metavar="FILE.png", help="image 1, image 2 and image 1 as image 2 sees it, above the matches; of both directions")
     two.add_argument("--colours", metavar="FILE.png", help="matches at the nodes of a grid of image 1, as dots that have one colour in both images")
     two.add_argument("--grid", type=float, default=50.0, metavar="PX", help="spacing of --colours (default: 50)")
-    two.add_argument("--one-way", action="store_true", help="caps, cold: the nearest neighbour of every place, not only those that choose each other")
-    two.add_argument("--points", metavar="FILE.txt", help="caps: match these pixels of image 1, x y a line, and nothing else")
-    two.add_argument("--search", default="local", choices=("local", "global"), help="caps: where --points look finely: around the coarse match, or everywhere")
     two.add_argument(
-        "--heatmaps", metavar="FILE.png", help="where --query may be in image 2; pump: level by level, caps: by the coarse and the fine descriptors"
+        "--points",
+        metavar="FILE.txt",
+        help="match these pixels of image 1, x y a line, and nothing else, where the method can",
     )
-    two.add_argument("--query", type=float, nargs=2, action="append", metavar=("X", "Y"), help="pixel of image 1 for --heatmaps; caps: may be repeated")
     two.add_argument(
-        "--truth", type=float, nargs=2, action="append", metavar=("X", "Y"), help="caps: where it is in image 2, if that is known; one for each --query"
+        "--heatmaps",
+        metavar="FILE.png",
+        help="where --query may be in image 2, as the method sees it, where it can show that",
+    )
+    query = {"type": float, "nargs": 2, "action": "append", "metavar": ("X", "Y")}
+    two.add_argument("--query", **query, help="pixel of image 1 for --heatmaps; may be repeated")
+    two.add_argument(
+        "--truth", **query, help="where it is in image 2, if that is known; one for each --query"
     )
     folder = parser.add_argument_group("a folder")
     folder.add_argument("--pairs", metavar="FILE.txt", help="two image names a line, relative to the folder (default: every pair)")
@@ -59,25 +60,21 @@ def flags() -> argparse.ArgumentParser:
 
 
 def main() -> None:
-    args = flags().parse_args()
+    args = method_flags.parse(flags())
     inputs = [Path(path) for path in args.inputs]
-    options = {"max_scale": args.max_scale, "max_rotation_deg": args.max_rot, "memory_bytes": args.memory and int(args.memory * 2**30)}
-    options["mutual"] = False if args.one_way else None
-    options["confident"] = args.confident or None
-    options = {name: value for name, value in options.items() if value is not None}  # the others are the method's own
     if args.max_side is not None and args.max_side < 32:
         raise UserError(f"--max-side {args.max_side} must be at least 32.")
     if len(inputs) == 1 and inputs[0].is_file():
         raise UserError(f"{inputs[0]} is one image: name another one to match it with, or a folder.")
     if len(inputs) == 1:
-        _main_folder(args, inputs[0], options)
+        _main_folder(args, inputs[0])
     elif len(inputs) == 2:
-        _main_pair(args, inputs, options)
+        _main_pair(args, inputs)
     else:
         raise UserError(f"Two images or one folder are expected, {len(inputs)} names are given: put the images into a folder.")
 
 
-def _main_pair(args, inputs: list[Path], options: dict) -> None:
+def _main_pair(args, inputs: list[Path]) -> None:
     from jaxdesc.store.files import refuse_existing
 
     if args.pairs or args.features or args.keypoints:
@@ -100,16 +97,17 @@ def _main_pair(args, inputs: list[Path], options: dict) -> None:
             raise UserError(f"--{name} {path} must end in {' or '.join(suffixes)}.")
         refuse_existing(path, args.overwrite)
     cli.use_compilation_cache()
-    from jaxdesc.predictor import load
-    from jaxdesc.two_images import match_pair, read_points
+    from jaxdesc.predict.pair import match_pair, read_points
+    from jaxdesc.predict.predictor import load
 
     points = read_points(Path(args.points)) if args.points else None
     predictor = load(args.weights)
-    found = match_pair(predictor, inputs, predictor.options(**options), args.max_side, out, args.query, args.truth, args.grid, args.random, points, args.search)
+    options = method_flags.match_options(predictor, args)
+    found = match_pair(predictor, inputs, options, args.max_side, out, args.query, args.truth, args.grid, args.random, points)
     print(f"{found} matches of {inputs[0]} and {inputs[1]}" + "".join(f"\n{path}" for path in out.values()))
 
 
-def _main_folder(args, folder: Path, options: dict) -> None:
+def _main_folder(args, folder: Path) -> None:
     if not args.out or args.figure or args.dense or args.warp or args.alignment or args.colours or args.heatmaps or args.points:
         raise UserError("A folder needs --out FILE.h5; --figure, --dense, --warp, --alignment, --colours, --heatmaps and --points are for two images.")
     if not folder.is_dir():
@@ -126,13 +124,13 @@ def _main_folder(args, folder: Path, options: dict) -> None:
         if path.suffix != ".h5":
             raise UserError(f"{path} must end in .h5.")
     cli.use_compilation_cache()
-    from jaxdesc.image_folder import Dense, Sparse, match_folder
-    from jaxdesc.predictor import load, tell
+    from jaxdesc.predict.folder import Dense, Sparse, match_folder
+    from jaxdesc.predict.predictor import load, tell
 
     predictor = load(args.weights)
     pairs = Path(args.pairs) if args.pairs else None
     how = Sparse(args.keypoints, args.max_keypoints) if args.keypoints else Dense(args.max_side, args.cell, args.max_error)
-    result = match_folder(predictor, folder, out, features, predictor.options(**options), how, pairs, args.overwrite)
+    result = match_folder(predictor, folder, out, features, method_flags.match_options(predictor, args), how, pairs, args.overwrite)
     for what, count in result["dropped"].items():
         if count:
             tell(f"{count} {what.replace('_', '-')} of {args.pairs} dropped.")

@@ -127,7 +127,7 @@ def train(cells: Sequence[Cell], fields: Sequence[str]) -> dict[tuple, str]:
     Raises:
       UserError: a workdir belongs to another configuration; all trainings failed (with the sentence of the first).
     """
-    from jaxdesc import loop
+    from jaxdesc.training import loop
 
     for cell in cells:
         loop.claim(cell.workdir, cell.config)
@@ -169,13 +169,13 @@ def _duration(seconds: float) -> str:
 
 def described(cfg: Any, fields: Sequence[str]) -> str:
     """What was run, without the fields that differ: network, what it started from, data and schedule."""
-    from jaxdesc.loop import pairs_per_batch
+    from jaxdesc.training.loop import pairs_per_batch
 
     method, pairs = cfg.method, pairs_per_batch(cfg.data)
     sources = {part: ", ".join(f"{s.kind}:{s.path}" if s.path else s.kind for s in getattr(cfg.data, part)) for part in pairs}
     parts = [
-        ("method.backbone", getattr(method, "backbone", "")),
-        ("method.weights", f"from {method.weights or 'random weights'}" if hasattr(method, "weights") else ""),
+        ("method.backbone", method.backbone),
+        ("method.weights", "" if method.weights is None else f"from {method.weights or 'random weights'}"),
         *((f"data.{part}", text) for part, text in sources.items()),
         ("train.steps", f"{cfg.train.steps} steps of {sum(pairs.values())} pairs"),
     ]

@@ -25,7 +25,8 @@ def main() -> None:
     overrides = cli.parse_overrides(unknown)
     import jax
 
-    from jaxdesc import config, loop
+    from jaxdesc import config
+    from jaxdesc.training import loop
 
     if args.coordinator:
         if args.coordinator == "auto":

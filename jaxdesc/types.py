@@ -1,6 +1,5 @@
 """What every room of the house passes to its neighbours. Coordinates are (x, y) pixels, the centre of the top-left pixel is (0, 0)."""
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -9,6 +8,7 @@ from flax import struct
 from jaxdesc.errors import UserError as UserError
 
 Array = jax.Array
+Size = tuple[int, int]  # rows and columns
 
 
 @struct.dataclass
@@ -115,18 +115,3 @@ class Grid(NamedTuple):
 
     origin_xy: tuple[float, float]
     stride_xy: tuple[float, float]
-
-
-class Method(NamedTuple):
-    """One paper as pure functions, in the way that optax's GradientTransformation is a pair of them."""
-
-    init: Callable[..., Variables]  # (key, batch) -> variables
-    loss: Callable[..., tuple[Array, tuple[dict[str, Array], Any]]]  # (variables, batch, key, train) -> per_example (B,), (parts, new model_state)
-    describe: Callable[..., Array]  # (variables, images (B, H, W, 3)) -> (B, H', W', D) float32 descriptor maps
-    grid: Callable[[int, int], Grid]  # (H, W) of an image -> where the cells of its map lie
-    match: Callable[..., Any]  # (variables, image1, image2, options, say, progress) -> Correspondences
-    describe_at: Callable[..., Array] | None = None  # (variables, image (H, W, 3), xy_px (N, 2)) -> (N, D); None: read from describe's map
-    transfer: Callable[..., tuple[Array, Array]] | None = (
-        None  # (variables, image1 (H, W, 3), image2, xy1_px (N, 2)) -> xy2_px (N, 2), score (N,), on the device
-    )
-    dense: Callable[..., Any] | None = None  # (variables, image1, image2) -> (H1, W1, 2) places in image 2, on the host; None: linear between the matches

@@ -9,8 +9,8 @@ import pytest
 
 from jaxdesc import benchmark, cli
 from jaxdesc.config import Source
+from jaxdesc.method import Method
 from jaxdesc.methods import METHODS
-from jaxdesc.types import Method
 
 
 @pytest.fixture
@@ -51,7 +51,8 @@ def test_a_step_of_posed_pairs(verb, monkeypatch):
         return per_example, ({}, {})
 
     small = Method(lambda key, batch: {"params": jnp.ones(3)}, loss, lambda variables, images: images @ variables["params"][:, None], grid=None, match=None)
-    monkeypatch.setitem(METHODS, "caps", lambda config, axis_name: small)
+    definition = METHODS["caps"]._replace(build=lambda config, axis_name: small)
+    monkeypatch.setitem(METHODS, "caps", definition)
     monkeypatch.setattr(benchmark, "resident_bytes", lambda peak=False: 50 * 2**20 if peak else 8 * 2**20)
     out, _ = verb("step", "--config", "configs/caps.py:smoke", "--config.train.accumulate=2", "--repeat", 1, "--cold")
     step, forward = (next(line for line in out.splitlines() if line.startswith(name)) for name in ("step, ", "  of which the network"))

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from jaxdesc import predictor
 from jaxdesc.methods import METHODS
 from jaxdesc.methods.pump import Config
 from jaxdesc.methods.pump.weights import from_torch, infer_config
+from jaxdesc.predict import predictor
 from jaxdesc.store import convert, weights
 from jaxdesc.types import UserError
 
@@ -211,7 +211,7 @@ R2D2_STORED = (
 def test_released_r2d2_gives_torchs_descriptors():
     config, variables = from_torch(released_r2d2_tensors())
     assert config == Config(backbone="r2d2", keypoint_heads=True)
-    describe = jax.jit(METHODS["pump"](config).describe)
+    describe = jax.jit(METHODS["pump"].build(config).describe)
     with np.load(R2D2_STORED) as stored:
         for size_hw in R2D2_SIZES:
             ours = np.asarray(describe(variables, r2d2_image(size_hw)[None])[0])

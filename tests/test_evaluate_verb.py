@@ -1,15 +1,20 @@
 """python -m jaxdesc.evaluate as a user meets it."""
 
+import dataclasses
 import json
 import runpy
 import subprocess
 import sys
 
 import cv2
+import jax
 import numpy as np
 import pytest
 
-from jaxdesc.evals import PROTOCOLS
+from jaxdesc import flags
+from jaxdesc.evals import PROTOCOLS, load
+from jaxdesc.predict import predictor
+from jaxdesc.store import weights
 
 
 @pytest.fixture
@@ -71,11 +76,18 @@ def test_rootsift_then_its_file_then_both_beside_each_other(evaluate, data, tmp_
 
 
 def test_mistakes_are_one_sentence(evaluate, data, tmp_path):
+    scene = ("homography", "--data", data, "--out", tmp_path / "o")
     for arguments, sentence in (
         (("homography", "--data", tmp_path / "none", "--out", tmp_path / "o"), "There is no folder --data"),
         (("homography", "--out", tmp_path / "o"), "--data DIR is needed"),
-        (("homography", "--data", data, "--out", tmp_path / "o", "--features", tmp_path / "none.h5"), "There are no predictions"),
-        (("homography", "--data", data, "--out", tmp_path / "o", "--features", data / "v_shift" / "1.png"), "is not an HDF5 file"),
+        ((*scene, "--top", 0), "--top = 0 must be at least 1"),
+        ((*scene, "--ransac-px", "wide"), "--ransac-px = 'wide' is not of type float"),
+        ((*scene, "--estimator", "usac"), "--estimator = 'usac' must be one of cv2-ransac"),
+        ((*scene, "--method", "rootsift", "--weights", "w"), "rootsift needs no weights"),
+        (("dense", "--data", data, "--out", tmp_path / "o"), "are required: --dataset"),
+        (("homography", "--data", data), "are required: --out"),
+        ((*scene, "--features", tmp_path / "none.h5"), "There are no predictions"),
+        ((*scene, "--features", data / "v_shift" / "1.png"), "is not an HDF5 file"),
         (("compare", data), "There is no result in"),
         (("compare", data / "v_shift" / "1.png"), "is no result"),
         (("flight", "--out", "o"), "invalid choice"),
@@ -89,6 +101,44 @@ def test_each_protocol_says_how_it_is_used(evaluate):
     for name in PROTOCOLS:
         told, _ = evaluate(name, "--help", status=0)
         assert "--predictions" in told and "example:" in told
+        shown = " ".join(told.split())
+        for field in dataclasses.fields(load(name).Options):
+            told_here = f"{flags.flag(field)} " in shown and field.metadata["doc"] in shown
+            assert told_here == (field.metadata["flag"] is not None), (name, field.name)
+
+
+def test_flags_of_a_method_go_to_its_matches(evaluate, data, tmp_path):
+    """They are answered by the method whose weights are given, and recorded."""
+    cold = predictor.untrained("cold", backbone="resnet10", width=4, dim=5, image_px=40)
+    weights.save(tmp_path / "w.safetensors", "cold", cold.config, jax.device_get(cold.variables))
+    data_words = ("dense", "--dataset", "hpatches", "--data", data)
+    words = (*data_words, "--out", tmp_path / "out", "--weights", tmp_path / "w.safetensors")
+    _, err = evaluate(*words, "--max-scale", 1, status=2)
+    assert "cold does not match with --max-scale: it has --side, --one-way." in err
+    _, err = evaluate(*words, "--side", 0, status=2)
+    assert "--side = 0 must be at least" in err
+    told, _ = evaluate(*words, "--side", 64, "--one-way", "--max-side", 100)
+    assert "`aepe/hpatches-original`" in told
+    made = json.loads((tmp_path / "out" / "flow" / "jaxdesc.json").read_text())
+    assert (made["side_px"], made["mutual"], made["max_side"]) == (64, False, 100)
+    predictions = ("--features", tmp_path / "out" / "flow", "--label", "flow")
+    told, _ = evaluate(*data_words, "--out", tmp_path / "again", *predictions)
+    assert "| flow | hpatches (5 pairs) |" in told
+
+
+def test_a_program_scores_as_the_verb_does_and_loads_no_jax(evaluate, data, tmp_path):
+    evaluate("homography", "--data", data, "--method", "rootsift", "--out", tmp_path)
+    code = (
+        "import sys; from jaxdesc.evals import PROTOCOLS, homography, load\n"
+        "for name in PROTOCOLS: load(name)\n"
+        "first, *_ = homography.score(homography.Options(data=sys.argv[1]), sys.argv[2])\n"
+        "print(first.config_hash, first.method, first.values, 'jax' in sys.modules)"
+    )
+    command = [sys.executable, "-c", code, str(data), str(tmp_path / "features.h5")]
+    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    (path,) = tmp_path.glob("mma_d2_*.json")
+    made = json.loads(path.read_text())
+    assert told == f"{made['config_hash']} rootsift {made['values']} False\n"
 
 
 def test_scoring_from_a_file_loads_no_jax(evaluate, data, tmp_path):

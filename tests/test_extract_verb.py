@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxdesc import predictor
 from jaxdesc.data import keypoints
-from jaxdesc.predictor import SCALES, Predictor
+from jaxdesc.predict import predictor
+from jaxdesc.predict.predictor import SCALES, Predictor
 from jaxdesc.store import features
 from jaxdesc.store.features import Features
+from tests.predict.test_predictor import noise
 from tests.test_match_verb import verb, weight_file  # noqa: F401, fixtures
-from tests.test_predictor import noise
 
 NAMES = ("a.png", "b.jpg", "sub/c.png")
 
@@ -221,7 +221,7 @@ def test_killed_run_leaves_a_readable_file_and_goes_on(extract, folder, tmp_path
     out = tmp_path / "f.h5"
     code = f"""
 import os, signal, sys, numpy as np, runpy
-from jaxdesc.predictor import Predictor
+from jaxdesc.predict.predictor import Predictor
 calls = []
 def describe_at(self, image, xy, scales):
     if len(calls) == 2: os.kill(os.getpid(), signal.SIGKILL)

@@ -13,14 +13,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxdesc import figures, predictor
-from jaxdesc.methods.caps import infer, network
-from jaxdesc.predictor import Matches, Predictor
+from jaxdesc import figures
+from jaxdesc.methods.caps import infer
+from jaxdesc.predict import predictor
+from jaxdesc.predict.predictor import Matches, Predictor
 from jaxdesc.store import matches as files
 from jaxdesc.store import weights
 from jaxdesc.store.features import read_hdf5
 from jaxdesc.store.flow import read_flo
-from tests.test_predictor import TINY, noise
+from tests.predict.test_predictor import TINY, noise
 
 
 @pytest.fixture(scope="module")
@@ -162,9 +163,9 @@ def test_figures_of_caps(verb, caps_file, tmp_path, monkeypatch):
     ):
         assert words in verb(*pair, *arguments, status=2, weights=caps_file)[1]
     _, err = verb(*pair, "--heatmaps", tmp_path / "new.png", *points, status=2)
-    assert "--heatmaps of pump shows one --query and no --truth" in err and not (tmp_path / "new.png").exists()
+    assert "PUMP's heat maps show one query" in err and not (tmp_path / "new.png").exists()
     _, err = verb(*pair, "--one-way", status=2)
-    assert "pump's MatchOptions has no field 'mutual'" in err
+    assert "pump does not match with --one-way: it has --max-scale, --max-rot" in err
 
 
 def test_points_of_caps(verb, caps_file, tmp_path):
@@ -179,7 +180,8 @@ def test_points_of_caps(verb, caps_file, tmp_path):
         assert told.startswith("4 matches of ")
         np.testing.assert_allclose(found[search][:, :2], xy)
         image, caps = noise(64, 128), predictor.load(caps_file)
-        expected, _ = infer.query(caps.variables, image, image, xy, net=network.build(caps.config), cfg=caps.config, search=search)
+        options = infer.MatchOptions(search=search)
+        expected = caps.method.points(caps.variables, image, image, xy, options)
         np.testing.assert_allclose(found[search][:, 2:4], expected.xy2_px, atol=1e-4)
     assert np.abs(found["local"] - found["global"]).max() > 1
     verb(a, a, "--points", tmp_path / "p.txt", "--max-side", 64, "--out", tmp_path / "small.npz", weights=caps_file)
@@ -194,7 +196,7 @@ def test_points_of_caps(verb, caps_file, tmp_path):
         (tmp_path / "p.txt").write_text(text)
         assert words in verb(a, a, "--points", tmp_path / "p.txt", status=2, weights=caps_file)[1]
     (tmp_path / "p.txt").write_text("1 2")
-    assert "which pump does not have" in verb(a, a, "--points", tmp_path / "p.txt", status=2)[1]
+    assert "pump matches no chosen --points: caps does." in verb(a, a, "--points", tmp_path / "p.txt", status=2)[1]
 
 
 def test_flow_and_warp_look_from_image_1(verb, quick, tmp_path):
@@ -237,10 +239,10 @@ def test_pair_that_does_not_match_writes_nothing(verb, monkeypatch, tmp_path):
         (["a.png", "a.png", "--random", "50"], "--random 50 needs --figure"),
         (["a.png", "a.png", "--figure", "broken.png"], "broken.png exists already"),
         (["a.png", "a.png", "--pairs", "m.txt"], "are for a folder"),
-        (["a.png", "a.png", "--max-scale", "0.5"], "max_scale = 0.5 must be at least 1"),
-        (["a.png", "a.png", "--max-rot", "200"], "max_rotation_deg = 200.0 must be within"),
+        (["a.png", "a.png", "--max-scale", "0.5"], "--max-scale = 0.5 must be at least 1"),
+        (["a.png", "a.png", "--max-rot", "200"], "--max-rot = 200.0 must be at most 180"),
         (["a.png", "a.png", "--max-side", "5"], "--max-side 5 must be at least 32"),
-        (["a.png", "a.png", "--memory", "0"], "memory_bytes = 0.* must be above 0"),
+        (["a.png", "a.png", "--memory", "0"], "--memory = 0.* must be above 0"),
         (["a.png", "a.png", "--query", "3", "4"], "--heatmaps FILE.png and --query X Y need each other"),
         (["a.png", "a.png", "--grid", "0"], "--grid 0 must be above 0"),
         (["a.png", "a.png", "--heatmaps", "m.png", "--query", "64", "4"], r"\(64, 4\) lies outside the image of 64x48 px"),
@@ -360,8 +362,8 @@ def test_killed_run_leaves_a_readable_file_and_goes_on(verb, folder, tmp_path, w
     out = tmp_path / "m.h5"
     code = f"""
 import os, signal, sys, numpy as np, runpy
-from jaxdesc.methods.caps import infer, network
-from jaxdesc.predictor import Matches, Predictor
+from jaxdesc.methods.caps import infer
+from jaxdesc.predict.predictor import Matches, Predictor
 calls = []
 def match_with(self, image1, image2, *_):
     if calls: os.kill(os.getpid(), signal.SIGKILL)

@@ -8,7 +8,7 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-from jaxdesc import predictor
+from jaxdesc.predict import predictor
 from jaxdesc.store import weights
 
 ROOT = Path(__file__).parent.parent

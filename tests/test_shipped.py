@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import skimage
 
-from jaxdesc import predictor
 from jaxdesc.ops.matching import reciprocal_nearest
 from jaxdesc.ops.metrics import matching_accuracy
+from jaxdesc.predict import predictor
 
 WEIGHTS = Path(predictor.SHIPPED)
 H_1TO2 = np.array([[0.9, -0.22, 30.0], [0.18, 0.95, -12.0], [2e-4, -1e-4, 1.0]])

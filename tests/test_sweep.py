@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxdesc import cli, figures, loop, sweep
+from jaxdesc import cli, figures, sweep
 from jaxdesc.evals import published
 from jaxdesc.sweep import Cell, Outcome
+from jaxdesc.training import loop
 from jaxdesc.types import UserError
 
 ROOT = Path(__file__).parent.parent

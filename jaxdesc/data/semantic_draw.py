@@ -13,7 +13,8 @@ from flax import struct
 from jaxdesc.config import DrawConfig
 from jaxdesc.data.jitter import COLOUR, colour_jitter
 from jaxdesc.data.warped_draw import random_warp, squashed_view
-from jaxdesc.ops import frames, tps
+from jaxdesc.images import resize, to_float
+from jaxdesc.ops import tps
 from jaxdesc.types import Array, Canvas, KeypointPair
 
 
@@ -88,7 +89,7 @@ def as_in_use(pairs: KeypointPair, raw: RawKeypointPair) -> KeypointPair:
     """A batch drawn without changes of colour, its photographs squashed on the host.
 
     The device shrinks through halved copies, the predictor by averaging over areas
-    (`frames.resized`), which gives the descriptors of a trained network other numbers.
+    (`images.resize`), which gives the descriptors of a trained network other numbers.
     Warped photographs stay as they were drawn.
 
     Args:
@@ -98,6 +99,6 @@ def as_in_use(pairs: KeypointPair, raw: RawKeypointPair) -> KeypointPair:
     for made, canvas in zip(images, (raw.canvas1, raw.canvas2), strict=True):
         for i in np.flatnonzero(~raw.warped):
             h, w = canvas.size_hw[i]
-            square = frames.resized(frames.pixels(canvas.image[i, :h, :w]), made.shape[1:3])
+            square = resize(to_float(canvas.image[i, :h, :w]), made.shape[1:3])
             made[i] = square[:, ::-1] if raw.flip[i] else square
     return pairs.replace(image1=images[0], image2=images[1])

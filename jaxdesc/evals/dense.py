@@ -3,15 +3,17 @@
 Where a predicted flow is unknown it counts as 0.
 """
 
-import argparse
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from jaxdesc.config import option
 from jaxdesc.errors import UserError
-from jaxdesc.evals import Protocol, dense_data, transfers
+from jaxdesc.evals import Protocol, dense_data, features, transfers
 from jaxdesc.evals.dense_data import DensePair, DenseSet
 from jaxdesc.evals.result import Curve, Result
 
@@ -21,55 +23,81 @@ TSS_ALPHA = 0.05
 CIRCLES = 60  # of a figure
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("dense flow")
-    group.add_argument("--dataset", required=True, choices=DATASETS, help="what --data is; middlebury needs none: its motorcycle pair comes with scikit-image")
-    group.add_argument("--pairs", metavar="FILE.csv", help="megadepth: list of pairs (default: the one in --data)")
-    group.add_argument(
-        "--square", type=int, metavar="PX", help="hpatches: count with both images squashed to this side, such as 240 (default: original images)"
+@dataclass(frozen=True, kw_only=True)
+class Options(transfers.TransferOptions):
+    """Dense flow."""
+
+    dataset: str = option(
+        MISSING,
+        "what --data is; middlebury needs none: its motorcycle pair comes with scikit-image",
+        choices=DATASETS,
     )
-    group.add_argument("--figures", type=int, default=0, metavar="N", help="draw the first N pairs: the second image warped to the first, errors as circles")
-    group.add_argument("--method", choices=("identity",), help="a baseline without weights: positions scaled with the size of the image")
-    group.add_argument("--max-side", type=int, metavar="PX", help="with --weights: shrink larger images to this before matching")
-    group.add_argument("--max-scale", type=float, metavar="S", help="with --weights of pump: change of scale that is searched, 1/S to S (default: 4)")
-    group.add_argument("--max-rot", type=float, metavar="DEG", help="with --weights of pump: rotation that is searched, within +-DEG (default: 0)")
+    pairs: str | Path = option(
+        "", "megadepth: list of pairs (default: the one in --data)", unit="FILE.csv"
+    )
+    square: int | None = option(
+        None,
+        "hpatches: count with both images squashed to this side, such as 240 (default: original "
+        "images)",
+        at_least=16,
+        unit="PX",
+    )
+    figures: int = option(
+        0,
+        "draw the first N pairs: the second image warped to the first, errors as circles",
+        at_least=0,
+    )
+    max_side: int | None = option(
+        None,
+        "with --weights: shrink larger images to this before matching",
+        at_least=32,
+        unit="PX",
+    )
+    matching: Mapping | None = option(
+        None, "with --weights: fields of the method's MatchOptions", flag=None
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.square is not None and self.dataset != "hpatches":
+            raise UserError(f"--square {self.square} is for --dataset hpatches alone.")
 
 
-def read(args: argparse.Namespace, merged: bool = False) -> DenseSet:
-    """The data set that the flags name.
+def read(options: Options, merged: bool = False) -> DenseSet:
+    """The data set that the options name.
 
     Raises:
       UserError: no --data; as the readers.
     """
-    if args.square is not None and (args.square < 16 or args.dataset != "hpatches"):
-        raise UserError(f"--square {args.square} must be at least 16, and is for --dataset hpatches alone.")
-    if args.dataset == "middlebury":
+    if options.dataset == "middlebury":
         return dense_data.motorcycle()
-    if args.data is None:
-        raise UserError("--data DIR is needed: the folder of the data set.")
-    root = Path(args.data)
-    if args.dataset == "eth3d":
+    root = options.folder()
+    if options.dataset == "eth3d":
         return dense_data.eth3d(root, merged)
-    if args.dataset == "hpatches":
-        return dense_data.hpatches_views(root, args.square)
-    if args.dataset == "megadepth":
-        return dense_data.megadepth(root, Path(args.pairs) if args.pairs else None)
-    return dense_data.kitti(root) if args.dataset == "kitti" else dense_data.tss(root)
+    if options.dataset == "hpatches":
+        return dense_data.hpatches_views(root, options.square)
+    if options.dataset == "megadepth":
+        return dense_data.megadepth(root, Path(options.pairs) if options.pairs else None)
+    return dense_data.kitti(root) if options.dataset == "kitti" else dense_data.tss(root)
 
 
-def predict(args: argparse.Namespace, out: Path) -> Path:
+def predict(options: Options, out: Path) -> Path:
     """`<out>/flow/`: a .flo file for each pair; those that are there already are skipped."""
     from tqdm import tqdm
 
     from jaxdesc.store.flow import write_flo
     from jaxdesc.store.settings import claim
 
-    if args.method and args.weights:
-        raise UserError(f"--method {args.method} needs no weights: leave --weights out, or --method.")
-    found, folder = read(args), out / "flow"
-    settings, positions_of = ({"method": "identity"}, _identity) if args.method else _trained(args)
+    found, folder = read(options), out / "flow"
+    settings, positions_of = (
+        ({"method": "identity"}, _identity) if options.method else _trained(options)
+    )
     claim(folder, settings)
-    todo = {(pair.a, pair.b): pair for pair in found.pairs if args.overwrite or not transfers.flow_path(folder, pair.a, pair.b).exists()}
+    todo = {
+        (pair.a, pair.b): pair
+        for pair in found.pairs
+        if options.overwrite or not transfers.flow_path(folder, pair.a, pair.b).exists()
+    }
     for (a, b), pair in tqdm(todo.items(), desc="matching", unit="pair", dynamic_ncols=True, disable=not todo):
         positions = positions_of(found, pair)
         here = dense_data.grid(pair.size_a).reshape(pair.size_a[1], pair.size_a[0], 2)
@@ -83,21 +111,19 @@ def _identity(found: DenseSet, pair: DensePair) -> np.ndarray:
     return xy.reshape(pair.size_a[1], pair.size_a[0], 2)
 
 
-def _trained(args: argparse.Namespace) -> tuple[dict[str, Any], Any]:
-    from jaxdesc.predictor import load
+def _trained(options: Options) -> tuple[dict[str, Any], Any]:
+    from jaxdesc.predict.predictor import load
 
-    predictor = load(args.weights)
-    asked = {"max_scale": args.max_scale, "max_rotation_deg": args.max_rot}
-    options = predictor.options(**{name: value for name, value in asked.items() if value is not None})  # the others are the method's own
+    predictor = load(options.weights)
+    matching = predictor.options(**(options.matching or {}))
 
     def positions_of(found: DenseSet, pair: DensePair) -> np.ndarray:
         a, b = found.load(pair.a), found.load(pair.b)
-        matches = predictor.match_with(a, b, options, args.max_side, lambda _: None)
+        matches = predictor.match_with(a, b, matching, options.max_side, lambda _: None)
         return predictor.positions(a, b, matches) if len(matches.score) else np.full((*a.shape[:2], 2), np.nan)
 
-    searched = {"max_scale": "max_scale", "max_rot": "max_rotation_deg"}
-    settings = {"method": predictor.source, "weights": predictor.digest, "max_side": args.max_side}
-    settings |= {name: getattr(options, field) for name, field in searched.items() if hasattr(options, field)}
+    settings = {"method": predictor.source, "weights": predictor.digest}
+    settings |= {"max_side": options.max_side, **dataclasses.asdict(matching)}
     return settings, positions_of
 
 
@@ -132,15 +158,19 @@ def mean(rows: Sequence[dict[str, float]], name: str, pooled: bool = False) -> f
     return float(np.average([row[name] for row in rows], weights=[row["points"] for row in rows] if pooled else None))
 
 
-def score(args: argparse.Namespace, predictions: Path) -> list[Result]:
+def score(options: Options, predictions: Path | str) -> list[Result]:
+    """One result; two of ETH3D, which is counted in two ways."""
+    predictions = Path(predictions)
     if not predictions.is_dir():
         raise UserError(f"{predictions} is no folder: .flo files <a>--<b>.flo are expected, flow on the pixels of a that points to b.")
-    if args.figures:
-        draw(read(args), predictions, Path(args.out) / "figures", args.figures)
-    if args.dataset == "eth3d":
-        return [_score(args, predictions, "aepe/eth3d-pump", read(args)), _score(args, predictions, "aepe/eth3d-dm", read(args, merged=True))]
+    if options.figures:
+        draw(read(options), predictions, Path(options.out) / "figures", options.figures)
+    if options.dataset == "eth3d":
+        keys = {"aepe/eth3d-pump": False, "aepe/eth3d-dm": True}
+        return [_score(options, predictions, k, read(options, v)) for k, v in keys.items()]
     keys = {"megadepth": "pck/megadepth-480", "middlebury": "aepe/motorcycle", "kitti": "flow/kitti", "tss": "pck/tss"}
-    return [_score(args, predictions, keys.get(args.dataset) or f"aepe/hpatches-{args.square or 'original'}", read(args))]
+    key = keys.get(options.dataset) or f"aepe/hpatches-{options.square or 'original'}"
+    return [_score(options, predictions, key, read(options))]
 
 
 def draw(found: DenseSet, folder: Path, out: Path, count: int) -> None:
@@ -161,7 +191,7 @@ def draw(found: DenseSet, folder: Path, out: Path, count: int) -> None:
             Image.fromarray(picture).save(temporary)
 
 
-def _score(args: argparse.Namespace, folder: Path, key: str, found: DenseSet) -> Result:
+def _score(options: Options, folder: Path, key: str, found: DenseSet) -> Result:
     from tqdm import tqdm
 
     measured = [(pair, measure(pair, folder)) for pair in tqdm(found.pairs, desc="scoring", unit="pair", dynamic_ncols=True)]
@@ -174,14 +204,16 @@ def _score(args: argparse.Namespace, folder: Path, key: str, found: DenseSet) ->
     items = {_name(pair): {name: v for name, v in row.items() if name in shown} for pair, row in kept}
     if unknown := mean(rows, "unknown", pooled=True):
         values["unknown"] = unknown
+    squashed = f"both images squashed to {options.square} x {options.square} px"
     settings = {
         "pairs": len(kept),
         "without truth": [_name(pair) for pair, row in measured if not row["points"]],
         "flow": "on the first image of a pair (target), to the second (source); unknown counts as 0",
         "pixel rule": "top-left pixel centre (0, 0)",
-        "frame of errors": FRAMES[key.split("-")[0]] if not args.square else f"both images squashed to {args.square} x {args.square} px",
+        "frame of errors": squashed if options.square else FRAMES[key.split("-")[0]],
     }
-    return Result(key, "", f"{args.dataset} ({len(kept)} pairs)", args.label, values, curve, items, settings)
+    dataset, label = f"{options.dataset} ({len(kept)} pairs)", features.label_of(options, folder)
+    return Result(key, "", dataset, label, values, curve, items, settings)
 
 
 def _name(pair: DensePair) -> str:
@@ -245,4 +277,11 @@ FRAMES = {
     "pck/tss": "longer side of the source = 1",
 }
 
-PROTOCOL = Protocol("dense", "dense flow: ETH3D, HPatches, MegaDepth, Middlebury, KITTI, TSS", add_flags, predict, score)
+PROTOCOL = Protocol(
+    "dense",
+    "dense flow: ETH3D, HPatches, MegaDepth, Middlebury, KITTI, TSS",
+    Options,
+    predict,
+    score,
+    matches=True,
+)

@@ -188,7 +188,7 @@ def kitti(root: Path) -> DenseSet:
 def _known(read: Callable[[Path], tuple[np.ndarray, np.ndarray]], path: Path, mask: Path | None = None) -> Truth:
     flow, known = read(path)
     if mask is not None:
-        from jaxdesc.data.images import read_rgb
+        from jaxdesc.images import read_rgb
 
         part = read_rgb(mask)[..., 0] > 127  # masks are 0 and 255
         if part.shape != known.shape:
@@ -217,6 +217,6 @@ def tss(root: Path) -> DenseSet:
 
 
 def _loader(root: Path) -> Callable[[str], np.ndarray]:
-    from jaxdesc.data.images import read_rgb
+    from jaxdesc.images import read_rgb
 
     return lambda name: read_rgb(root / name)

@@ -1,52 +1,65 @@
 """Keypoints and descriptors for the protocols that match sparse features: RootSIFT or a trained method into an hloc file, and out of files."""
 
-import argparse
 import dataclasses
 import functools
 import json
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from jaxdesc.config import option
 from jaxdesc.errors import UserError
+from jaxdesc.evals.options import EvalOptions
 from jaxdesc.store.features import Features, list_names, read_hdf5, read_npz, write_hdf5
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Flags of every protocol that predicts features."""
-    group = parser.add_argument_group("features that are extracted here")
-    group.add_argument("--method", choices=("rootsift",), help="a baseline without weights: OpenCV's SIFT on gray, square roots of its histograms")
-    group.add_argument(
-        "--keypoints", default="sift", metavar="sift|grid|FILE.h5", help="where --weights describe; FILE.h5: keypoints of any detector, as hloc keeps them"
+@dataclass(frozen=True, kw_only=True)
+class FeatureOptions(EvalOptions):
+    """Features that are extracted here."""
+
+    method: str | None = option(
+        None,
+        "a baseline without weights: OpenCV's SIFT on gray, square roots of its histograms",
+        choices=("rootsift",),
     )
-    group.add_argument("--max-keypoints", type=int, default=2000, metavar="N", help="the best-scored of an image (default: 2000)")
-    parser.add_argument("--suffix", default="", metavar=".EXT", help="--features FOLDER: its files are <image><.EXT>, npz as D2-Net, R2D2 and CAPS leave them")
+    keypoints: str | Path = option(
+        "sift",
+        "where --weights describe; FILE.h5: keypoints of any detector, as hloc keeps them",
+        unit="sift|grid|FILE.h5",
+    )
+    max_keypoints: int = option(2000, "the best-scored of an image", at_least=1)
+    suffix: str = option(
+        "",
+        "--features FOLDER: its files are <image><.EXT>, npz as D2-Net, R2D2 and CAPS leave them",
+        unit=".EXT",
+    )
 
 
 # ---- writing
 
 
-def predict(args: argparse.Namespace, root: Path, names: Sequence[str], out: Path) -> Path:
-    """`<out>/features.h5`: features of the images `names` below `root`, as `add_flags` and --weights ask; images that are in it already are skipped.
+def predict(options: FeatureOptions, root: Path, names: Sequence[str], out: Path) -> Path:
+    """`<out>/features.h5`: features of the images `names` below `root`; those that are in it
+    already are skipped.
 
     Raises:
-      UserError: --method with --weights; an image cannot be read; the file was made with other settings; the file of keypoints lacks an image.
+      UserError: an image cannot be read; the file was made with other settings; the file of
+        keypoints lacks an image.
     """
     from tqdm import tqdm
 
-    from jaxdesc.data.images import read_rgb
+    from jaxdesc.images import read_rgb
     from jaxdesc.store.settings import claim
 
-    if args.max_keypoints < 1:
-        raise UserError(f"--max-keypoints {args.max_keypoints} must be at least 1.")
-    if args.method and args.weights:
-        raise UserError(f"--method {args.method} needs no weights: leave --weights out, or --method.")
-    settings, features_of = _rootsift(args) if args.method else _trained(args, names)
+    settings, features_of = (
+        _rootsift(options.max_keypoints) if options.method else _trained(options, names)
+    )
     path = out / "features.h5"
-    claim(path, {**settings, "max_keypoints": args.max_keypoints}, args.overwrite)
+    claim(path, {**settings, "max_keypoints": options.max_keypoints}, options.overwrite)
     known = list_names(path)
     todo = [name for name in dict.fromkeys(names) if name not in known]
     for name in tqdm(todo, desc="describing", unit="image", dynamic_ncols=True, disable=not todo):
@@ -54,30 +67,34 @@ def predict(args: argparse.Namespace, root: Path, names: Sequence[str], out: Pat
     return path
 
 
-def _rootsift(args: argparse.Namespace) -> tuple[dict[str, Any], Callable[[str, np.ndarray], Features]]:
+def _rootsift(most: int) -> tuple[dict[str, Any], Callable[[str, np.ndarray], Features]]:
     from jaxdesc.data.keypoints import root_sift
 
     def features_of(name: str, rgb: np.ndarray) -> Features:
-        found, descriptors = root_sift(rgb, args.max_keypoints)
+        found, descriptors = root_sift(rgb, most)
         return Features(found.xy_px, descriptors, found.score, found.scale_px, (rgb.shape[1], rgb.shape[0]))
 
     return {"method": "rootsift"}, features_of
 
 
-def _trained(args: argparse.Namespace, names: Sequence[str]) -> tuple[dict[str, Any], Callable[[str, np.ndarray], Features]]:
-    from jaxdesc.predictor import load, tell
-    from jaxdesc.sparse import check_source, described, keypoints_of
+def _trained(
+    options: FeatureOptions, names: Sequence[str]
+) -> tuple[dict[str, Any], Callable[[str, np.ndarray], Features]]:
+    from jaxdesc.predict.predictor import load, tell
+    from jaxdesc.predict.sparse import check_source, described, keypoints_of
 
-    check_source(args.keypoints, names)
-    predictor = load(args.weights)
+    source = str(options.keypoints)
+    check_source(source, names)
+    predictor = load(options.weights)
 
     def features_of(name: str, rgb: np.ndarray) -> Features:
-        found, outside = keypoints_of(args.keypoints, name, rgb, args.max_keypoints)
+        found, outside = keypoints_of(source, name, rgb, options.max_keypoints)
         if outside:
             tell(f"{outside} keypoints of {name} outside the image dropped.")
         return described(predictor, rgb, found)
 
-    return {"method": f"{predictor.source} on {args.keypoints}", "weights": predictor.digest, "keypoints": args.keypoints}, features_of
+    settings = {"method": f"{predictor.source} on {source}", "weights": predictor.digest}
+    return {**settings, "keypoints": source}, features_of
 
 
 # ---- reading
@@ -90,6 +107,11 @@ def source_of(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return note if isinstance(note, dict) else {}
+
+
+def label_of(options: EvalOptions, predictions: Path) -> str:
+    """The method's name in results."""
+    return options.label or source_of(predictions).get("method") or predictions.stem
 
 
 def reader(path: Path, suffix: str = "") -> Callable[[str], Features]:

@@ -1,17 +1,19 @@
 """Matches scored by known homographies: MMA as D2-Net counts it, MMA at a given number of matches (PUMP), and homographies estimated from the matches."""
 
-import argparse
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from jaxdesc.config import option
 from jaxdesc.data.nearest import mutual_nearest
 from jaxdesc.errors import UserError
 from jaxdesc.evals import Protocol, features
 from jaxdesc.evals.hpatches import HomographyPair, dataset_name, read_cache, read_pairs
+from jaxdesc.evals.matched import MatchedOptions
 from jaxdesc.evals.plane import ESTIMATORS, Measured, above, accuracy, against_count, measure, threshold_for
 from jaxdesc.evals.result import Curve, Result
 from jaxdesc.evals.two_view import error_auc
@@ -24,39 +26,59 @@ CORNER_PX = (1, 3, 5)
 AUC_PX = (3, 5, 10)
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    features.add_flags(parser)
-    group = parser.add_argument_group("homography")
-    group.add_argument("--matches", metavar="FILE.h5", help="hloc matches of --features (default: mutual nearest neighbours of their descriptors)")
-    group.add_argument("--top", type=int, metavar="K", help="match only the K best-scored keypoints of an image (default: all)")
-    group.add_argument(
-        "--match-count",
-        metavar="N|FILE.h5",
-        help="matches per pair, to which the threshold of similarity is tuned; FILE.h5: as many as these features give, such as the detector's own descriptors",
+@dataclass(frozen=True, kw_only=True)
+class Options(MatchedOptions):
+    """Homography."""
+
+    top: int | None = option(
+        None,
+        "match only the K best-scored keypoints of an image (default: all)",
+        at_least=1,
+        unit="K",
     )
-    group.add_argument("--estimator", default="cv2-ransac", choices=ESTIMATORS, help="of homographies (default: cv2-ransac)")
-    group.add_argument("--ransac-px", type=float, default=3.0, metavar="PX", help="its inlier threshold (default: 3)")
-    group.add_argument(
-        "--allow-missing", action="store_true", help="score what there is where images, homographies or features are missing; the result says so"
+    match_count: str | Path | float = option(
+        "",
+        "matches per pair, to which the threshold of similarity is tuned; FILE.h5: as many as "
+        "these features give, such as the detector's own descriptors",
+        unit="N|FILE.h5",
+    )
+    estimator: str = option("cv2-ransac", "of homographies", choices=tuple(ESTIMATORS))
+    ransac_px: float = option(3.0, "its inlier threshold", above=0, unit="PX")
+    allow_missing: bool = option(
+        False,
+        "score what there is where images, homographies or features are missing; the result says "
+        "so",
     )
 
+    def __post_init__(self):
+        super().__post_init__()
+        if self.matches and self.top:
+            raise UserError("--matches point at all keypoints of the features: leave --top out.")
 
-def predict(args: argparse.Namespace, out: Path) -> Path:
-    pairs, _ = pairs_of(args)
-    return features.predict(args, Path(args.data), [name for pair in pairs for name in (pair.name1, pair.name2)], out)
+
+def predict(options: Options, out: Path) -> Path:
+    pairs, _ = pairs_of(options)
+    return features.predict(options, Path(options.data), _names(pairs), out)
 
 
-def pairs_of(args: argparse.Namespace) -> tuple[list[HomographyPair], list[str]]:
+def _names(pairs: Sequence[HomographyPair]) -> list[str]:
+    return [name for pair in pairs for name in (pair.name1, pair.name2)]
+
+
+def pairs_of(options: Options) -> tuple[list[HomographyPair], list[str]]:
     """The pairs to score and what is missing for others.
 
     Raises:
       UserError: no --data; something is missing and --allow-missing is not given; as `read_pairs`.
     """
-    if args.data is None:
-        raise UserError("--data DIR is needed: the folder of the sequences.")
-    pairs, missing = read_pairs(Path(args.data))
-    if missing and not args.allow_missing:
-        raise UserError(f"{args.data} lacks {named(missing)}: complete it, or score without them (--allow-missing).")
+    pairs, missing = read_pairs(
+        options.folder("--data DIR is needed: the folder of the sequences.")
+    )
+    if missing and not options.allow_missing:
+        raise UserError(
+            f"{options.data} lacks {named(missing)}: complete it, or score without them "
+            "(--allow-missing)."
+        )
     return pairs, missing
 
 
@@ -67,63 +89,83 @@ def named(missing: Sequence[str], most: int = 8) -> str:
 # ---- all pairs
 
 
-def score(args: argparse.Namespace, predictions: Path) -> list[Result]:
+def score(options: Options, predictions: Path | str) -> list[Result]:
     from tqdm import tqdm
 
-    if args.ransac_px <= 0 or (args.top is not None and args.top < 1):
-        raise UserError("--ransac-px and --top must be above 0.")
-    if args.matches and args.top:
-        raise UserError("--matches point at all keypoints of the features: leave --top out.")
-    pairs, missing = pairs_of(args)
-    read, absent = features.available(predictions, args.suffix, [name for pair in pairs for name in (pair.name1, pair.name2)])
-    if absent and not args.allow_missing:
+    predictions = Path(predictions)
+    pairs, missing = pairs_of(options)
+    read, absent = features.available(predictions, options.suffix, _names(pairs))
+    if absent and not options.allow_missing:
         raise UserError(f"{predictions} holds no features of {named(absent)}: extract them, or score without them (--allow-missing).")
     pairs = [pair for pair in pairs if pair.name1 not in absent and pair.name2 not in absent]
     if not pairs:
-        raise UserError(f"{predictions} holds features of no pair in {args.data}: are its image names relative to that folder?")
-    target = _target(args, pairs)
-    root, measured, sizes = Path(args.data), [], {}
+        raise UserError(
+            f"{predictions} holds features of no pair in {options.data}: are its image names "
+            "relative to that folder?"
+        )
+    target = _target(options, pairs)
+    root, measured, sizes = Path(options.data), [], {}
+    estimator = ESTIMATORS[options.estimator], options.ransac_px
     start = time.perf_counter()
     for pair in tqdm(pairs, desc="scoring", unit="pair", dynamic_ncols=True):
-        f1, f2 = (top(read(name), args.top) for name in (pair.name1, pair.name2))
+        f1, f2 = (top(read(name), options.top) for name in (pair.name1, pair.name2))
         size1 = f1.image_size or sizes.setdefault(pair.name1, features.size_of(root / pair.name1))
-        if args.matches:
-            matches = match_files.read_hdf5(args.matches, pair.name1, pair.name2, (len(f1), len(f2)))
+        if options.matches:
+            matches = match_files.read_hdf5(
+                options.matches, pair.name1, pair.name2, (len(f1), len(f2))
+            )
         else:
             matches = mutual_nearest(f1.descriptors, f2.descriptors)
-        measured.append(measure(pair, f1, f2, matches, size1, (ESTIMATORS[args.estimator], args.ransac_px)))
+        measured.append(measure(pair, f1, f2, matches, size1, estimator))
     seconds = time.perf_counter() - start
+    nearest = "mutual nearest neighbours, cosine"
     settings = {
         "pairs": len(pairs),
         "left out": "as D2-Net",
         "missing": missing + absent,
         "resize rule": "none, original images",
         "pixel rule": "top-left pixel centre (0, 0)",
-        "matching": f"of {Path(args.matches).name}" if args.matches else "mutual nearest neighbours, cosine",
-        "keypoints": f"top {args.top} by score" if args.top else "all",
+        "matching": f"of {Path(options.matches).name}" if options.matches else nearest,
+        "keypoints": f"top {options.top} by score" if options.top else "all",
     }
-    about = {"dataset": dataset_name(root, pairs), "method": args.label, "timings": {"pairs_s": seconds}}
+    about = {
+        "dataset": dataset_name(root, pairs),
+        "method": features.label_of(options, predictions),
+        "timings": {"pairs_s": seconds},
+    }
+    with_target = {**settings, "target": str(options.match_count) or "all matches"}
     return [
-        mma(pairs, measured, args.top, settings, about),
-        at_count(pairs, measured, target, {**settings, "target": args.match_count or "all matches"}, about),
-        homographies(pairs, measured, (args.estimator, args.ransac_px), settings, about),
+        mma(pairs, measured, options.top, settings, about),
+        at_count(pairs, measured, target, with_target, about),
+        homographies(pairs, measured, (options.estimator, options.ransac_px), settings, about),
     ]
 
 
-def _target(args: argparse.Namespace, pairs: Sequence[HomographyPair]) -> float | None:
+def _target(options: Options, pairs: Sequence[HomographyPair]) -> float | None:
     """Matches per pair that --match-count asks for; None: all."""
-    if args.match_count is None:
+    asked = str(options.match_count)
+    if not asked:
         return None
     try:
-        count = float(args.match_count)
+        count = float(asked)
     except ValueError:
-        read, absent = features.available(Path(args.match_count), args.suffix, [name for pair in pairs for name in (pair.name1, pair.name2)])
+        read, absent = features.available(Path(asked), options.suffix, _names(pairs))
         if absent:
-            raise UserError(f"--match-count {args.match_count} holds no features of {named(absent)}.") from None
-        matched = (mutual_nearest(*(top(read(name), args.top).descriptors for name in (pair.name1, pair.name2))) for pair in pairs)
+            raise UserError(
+                f"--match-count {asked} holds no features of {named(absent)}."
+            ) from None
+        matched = (
+            mutual_nearest(
+                *(top(read(name), options.top).descriptors for name in (pair.name1, pair.name2))
+            )
+            for pair in pairs
+        )
         count = float(np.mean([len(similarity) for _, similarity in matched]))
     if not 0 < count < np.inf:
-        raise UserError(f"--match-count {args.match_count} must be above 0: a number of matches per pair, or a file of features that match.")
+        raise UserError(
+            f"--match-count {asked} must be above 0: a number of matches per pair, or a file of "
+            "features that match."
+        )
     return count
 
 
@@ -204,4 +246,10 @@ def cached(path: Path) -> Result:
     return Result("mma/d2", "", "HPatches", path.stem, values, Curve("threshold [px]", MMA_PX, lines), settings={"file": path.name}, versions={})
 
 
-PROTOCOL = Protocol("homography", "HPatches or Oxford: MMA, MMA against the number of matches, homography accuracy", add_flags, predict, score)
+PROTOCOL = Protocol(
+    "homography",
+    "HPatches or Oxford: MMA, MMA against the number of matches, homography accuracy",
+    Options,
+    predict,
+    score,
+)

@@ -4,18 +4,17 @@ Matches of reference images are verified and triangulated with the known poses a
 these its pose (RANSAC and refinement). The benchmark's own pipeline registers queries with COLMAP's image_registrator instead: the key names what was done.
 """
 
-import argparse
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from jaxdesc.errors import UserError
-from jaxdesc.evals import Protocol
+from jaxdesc.config import option
+from jaxdesc.evals import Protocol, features
 from jaxdesc.evals.cameras import centre, rotation_angle_deg
-from jaxdesc.evals.features import predict as predict_features
-from jaxdesc.evals.matched import Lazy, Matched, add_flags, matched
+from jaxdesc.evals.matched import Lazy, Matched, MatchedOptions, matched
 from jaxdesc.evals.registration import Pose, absolute_pose, keypoints_to_points, quiet, write_model
 from jaxdesc.evals.result import Curve, Result
 from jaxdesc.evals.scenes import Scene, pose_lines, read
@@ -26,35 +25,46 @@ METRES = ((0.25, 2.0), (0.5, 2.0), (0.5, 5.0), (1.0, 5.0), (5.0, 10.0))  # and d
 EXTENTS = ((0.005, 2.0), (0.01, 5.0), (0.05, 10.0))  # shares of the greatest distance between two cameras, and degrees
 
 
-def _flags(parser: argparse.ArgumentParser) -> None:
-    add_flags(parser)
-    group = parser.add_argument_group("localisation (--data: Aachen Day-Night, or a folder with known cameras)")
-    group.add_argument("--hold-out", type=int, default=5, metavar="N", help="every N-th image of a posed scene is a query (default: 5)")
-    group.add_argument("--scale", choices=("metric", "arbitrary"), help="unit of the scene (default: metric for cameras.json, arbitrary for a COLMAP model)")
-    group.add_argument("--threshold", type=float, default=12.0, metavar="PX", help="inlier threshold of the pose (default: 12, as hloc)")
+@dataclass(frozen=True, kw_only=True)
+class Options(MatchedOptions):
+    """Localisation (--data: Aachen Day-Night, or a folder with known cameras)."""
+
+    hold_out: int = option(5, "every N-th image of a posed scene is a query", at_least=2)
+    scale: str | None = option(
+        None,
+        "unit of the scene (default: metric for cameras.json, arbitrary for a COLMAP model)",
+        choices=("metric", "arbitrary"),
+    )
+    threshold: float = option(12.0, "inlier threshold of the pose, as hloc's", above=0, unit="PX")
 
 
-def _scene(args: argparse.Namespace) -> Scene:
-    if not args.data:
-        raise UserError("Localisation needs a scene: name Aachen Day-Night's folder or one with known cameras with --data.")
-    return read(args.data, args.hold_out, None if args.scale is None else args.scale == "metric")
+def _scene(options: Options) -> Scene:
+    data = options.folder(
+        "Localisation needs a scene: name Aachen Day-Night's folder or one with known cameras with "
+        "--data."
+    )
+    metric = None if options.scale is None else options.scale == "metric"
+    return read(data, options.hold_out, metric)
 
 
-def _predict(args: argparse.Namespace, out: Path) -> Path:
-    scene = _scene(args)
-    return predict_features(args, scene.images, [*scene.poses, *scene.queries], out)
+def predict(options: Options, out: Path) -> Path:
+    scene = _scene(options)
+    return features.predict(options, scene.images, [*scene.poses, *scene.queries], out)
 
 
-def _score(args: argparse.Namespace, predictions: Path) -> list[Result]:
-    if not args.threshold > 0:
-        raise UserError(f"--threshold {args.threshold:g} must be above 0.")
-    scene = _scene(args)
-    source = matched(args, predictions, {name: (scene.cameras[name].width, scene.cameras[name].height) for name in [*scene.poses, *scene.queries]})
-    located, about = locate(scene, source, args.threshold)
-    path = Path(args.out, f"poses_{scene.name.replace(' ', '_')}.txt")
-    with atomic(path) as temporary:
-        temporary.write_text(pose_lines({name: pose for name, (pose, _, _) in located.items() if pose is not None}), encoding="utf-8")
-    return summarise(scene, located, about, args.label, args.threshold, source.settings)
+def score(options: Options, predictions: Path | str) -> list[Result]:
+    """Recall of the queries' poses, which go into `options.out` as the benchmark reads them."""
+    scene, predictions = _scene(options), Path(predictions)
+    cameras = {name: scene.cameras[name] for name in [*scene.poses, *scene.queries]}
+    sizes = {name: (camera.width, camera.height) for name, camera in cameras.items()}
+    source = matched(options, predictions, sizes)
+    located, about = locate(scene, source, options.threshold)
+    if options.out:
+        with atomic(Path(options.out, f"poses_{scene.name.replace(' ', '_')}.txt")) as temporary:
+            found = {name: pose for name, (pose, _, _) in located.items() if pose is not None}
+            temporary.write_text(pose_lines(found), encoding="utf-8")
+    label = features.label_of(options, predictions)
+    return summarise(scene, located, about, label, options.threshold, source.settings)
 
 
 Located = dict[str, tuple[Pose | None, int, int]]  # query -> pose, its inliers, the points that it was sought among
@@ -165,5 +175,10 @@ def within(distance: np.ndarray, angle_deg: np.ndarray, most: float, most_deg: f
 
 
 PROTOCOL = Protocol(
-    "localisation", "poses of query images in a map of posed ones: recall at distance and angle (Aachen, or images held out)", _flags, _predict, _score
+    "localisation",
+    "poses of query images in a map of posed ones: recall at distance and angle (Aachen, or "
+    "images held out)",
+    Options,
+    predict,
+    score,
 )

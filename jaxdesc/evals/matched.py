@@ -1,17 +1,29 @@
 """Predictions of the protocols that need cameras: features, and matches of them that a file lists or that their descriptors choose."""
 
-import argparse
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxdesc.config import option
 from jaxdesc.data.nearest import mutual_nearest
 from jaxdesc.errors import UserError
 from jaxdesc.evals import features
 from jaxdesc.store import matches as match_files
 from jaxdesc.store.features import Features, read_hdf5
+
+
+@dataclass(frozen=True, kw_only=True)
+class MatchedOptions(features.FeatureOptions):
+    """Matches of the features."""
+
+    matches: str | Path = option(
+        "",
+        "hloc matches of the features (default: mutual nearest neighbours of their descriptors)",
+        unit="FILE.h5",
+    )
 
 
 class Matched(NamedTuple):
@@ -41,12 +53,9 @@ class Lazy(Mapping):
         return len(self.known)
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    features.add_flags(parser)
-    parser.add_argument("--matches", metavar="FILE.h5", help="hloc matches of the features (default: mutual nearest neighbours of their descriptors)")
-
-
-def matched(args: argparse.Namespace, predictions: Path, sizes: Mapping[str, tuple[int, int] | None]) -> Matched:
+def matched(
+    options: MatchedOptions, predictions: Path, sizes: Mapping[str, tuple[int, int] | None]
+) -> Matched:
     """The features of an hloc file (or of npz files, see `features.reader`), and their matches from --matches or by mutual nearest neighbours.
 
     Args:
@@ -55,12 +64,12 @@ def matched(args: argparse.Namespace, predictions: Path, sizes: Mapping[str, tup
       UserError: a file is missing or none; images are not in it. Later, of an image or a pair: as the readers; the features belong to an image of another
         size; matches that point beyond the keypoints.
     """
-    read, lacking = features.available(predictions, args.suffix, sizes)
+    read, lacking = features.available(predictions, options.suffix, sizes)
     if lacking:
         raise UserError(f"{predictions} holds no features of {len(lacking)} of the {len(sizes)} images, such as {lacking[0]}: extract them first.")
-    if args.matches and not Path(args.matches).is_file():
-        raise UserError(f"There is no file --matches {args.matches}.")
-    if args.matches and predictions.is_file():  # which may do without descriptors
+    if options.matches and not Path(options.matches).is_file():
+        raise UserError(f"There is no file --matches {options.matches}.")
+    if options.matches and predictions.is_file():  # which may do without descriptors
 
         def read(name: str) -> Features:
             return read_hdf5(predictions, name)
@@ -78,8 +87,9 @@ def matched(args: argparse.Namespace, predictions: Path, sizes: Mapping[str, tup
         return mutual_nearest(features_of(a).descriptors, features_of(b).descriptors)[0]
 
     def listed(a: str, b: str) -> np.ndarray:
-        return match_files.read_hdf5(args.matches, a, b, (len(features_of(a)), len(features_of(b))))[0]
+        counts = len(features_of(a)), len(features_of(b))
+        return match_files.read_hdf5(options.matches, a, b, counts)[0]
 
-    if args.matches:
-        return Matched(features_of, listed, {"matches": f"of {Path(args.matches).name}"})
+    if options.matches:
+        return Matched(features_of, listed, {"matches": f"of {Path(options.matches).name}"})
     return Matched(features_of, nearest, {"matches": "mutual nearest neighbours"})

@@ -1,23 +1,24 @@
 """Semantic keypoint transfer: PCK as each paper counts it, named by its rule, label transfer on Caltech-101, and dense PCK on TSS."""
 
-import argparse
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
+from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxdesc.config import option
 from jaxdesc.data import semantic
 from jaxdesc.data.semantic import SemanticPair
 from jaxdesc.errors import UserError
 from jaxdesc.evals import Protocol, transfers
+from jaxdesc.evals.features import label_of, source_of
 from jaxdesc.evals.features import size_of as image_size
-from jaxdesc.evals.features import source_of
 from jaxdesc.evals.published import BYTES
 from jaxdesc.evals.result import Curve, Result
-from jaxdesc.ops import frames
+from jaxdesc.images import fit, rescale, resize
 from jaxdesc.store.features import STORAGES
 
 ALPHAS = tuple(k / 100 for k in range(1, 21))
@@ -149,32 +150,62 @@ def mask(polygon: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 # ---- the protocol
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("semantic keypoint transfer")
-    group.add_argument("--dataset", required=True, choices=tuple(semantic.DATASETS), help="what --data is")
-    group.add_argument("--split", default="test", metavar="NAME", help="of the lists of pairs (default: test)")
-    group.add_argument("--pairs", metavar="FILE", help="list of pairs in the data set's own form (default: the one in --data)")
-    group.add_argument("--rule", nargs="+", choices=RULES, help="how PCK is counted (default: the data set's usual ones)")
-    group.add_argument("--method", choices=("identity",), help="a baseline without weights: positions scaled with the size of the image")
-    group.add_argument(
-        "--transfer",
-        default="nearest",
-        choices=("nearest", "match", "own"),
-        help="with --weights: nearest descriptor of all pixels; the flow of quasi-dense matches; or own, how the method itself moves keypoints (COLD, GSF)",
+@dataclass(frozen=True, kw_only=True)
+class Options(transfers.TransferOptions):
+    """Semantic keypoint transfer."""
+
+    dataset: str = option(MISSING, "what --data is", choices=tuple(semantic.DATASETS))
+    split: str = option("test", "of the lists of pairs", unit="NAME")
+    pairs: str | Path = option(
+        "",
+        "list of pairs in the data set's own form (default: the one in --data)",
+        unit="FILE",
     )
-    group.add_argument("--storage", default="float32", choices=STORAGES, help="--transfer nearest: descriptors are kept so in between (default: float32)")
-    group.add_argument("--held-out", action="store_true", help="only pairs that training on such a folder never saw: of a data set without lists of its own")
-    group.add_argument("--max-side", type=int, default=320, metavar="PX", help="larger images are shrunk to it before they are described (default: 320)")
-    group.add_argument("--figures", type=int, default=0, metavar="N", help="draw the first N pairs, transfers within 20 px green, others red")
+    rule: tuple[str, ...] = option(
+        (),
+        f"how PCK is counted, of {', '.join(RULES)} (default: the data set's usual ones)",
+        choices=tuple(RULES),
+        unit="RULE",
+    )
+    transfer: str = option(
+        "nearest",
+        "with --weights: nearest descriptor of all pixels; the flow of quasi-dense matches; or "
+        "own, how the method itself moves keypoints (COLD, GSF)",
+        choices=("nearest", "match", "own"),
+    )
+    storage: str = option(
+        "float32", "--transfer nearest: descriptors are kept so in between", choices=STORAGES
+    )
+    held_out: bool = option(
+        False,
+        "only pairs that training on such a folder never saw: of a data set without lists of its "
+        "own",
+    )
+    max_side: int = option(
+        320, "larger images are shrunk to it before they are described", at_least=32, unit="PX"
+    )
+    figures: int = option(
+        0, "draw the first N pairs, transfers within 20 px green, others red", at_least=0
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.storage != "float32" and self.transfer != "nearest":
+            raise UserError(
+                f"--storage {self.storage} is for --transfer nearest: --transfer {self.transfer} "
+                "keeps no descriptors."
+            )
+        if self.held_out and (self.dataset != "pf-willow" or self.pairs):
+            raise UserError(
+                "--held-out is for --dataset pf-willow without --pairs: lists say themselves what "
+                "is held out, see --split."
+            )
 
 
-def _read(args: argparse.Namespace) -> list[SemanticPair]:
-    if args.data is None:
-        raise UserError("--data DIR is needed: the folder of the data set.")
-    if args.held_out and (args.dataset != "pf-willow" or args.pairs):
-        raise UserError("--held-out is for --dataset pf-willow without --pairs: lists say themselves what is held out, see --split.")
-    pairs = semantic.read(args.dataset, Path(args.data), Path(args.pairs) if args.pairs else None, args.split)
-    if not args.held_out:
+def _read(options: Options) -> list[SemanticPair]:
+    listed = Path(options.pairs) if options.pairs else None
+    pairs = semantic.read(options.dataset, options.folder(), listed, options.split)
+    if not options.held_out:
         return pairs
     from jaxdesc.data.builders.semantic import split_by_images
 
@@ -186,19 +217,15 @@ def sizes(root: Path, pairs: Sequence[SemanticPair]) -> dict[str, tuple[int, int
     return {name: image_size(root / name) for pair in pairs for name in (pair.source, pair.target)}
 
 
-def predict(args: argparse.Namespace, out: Path) -> Path:
+def predict(options: Options, out: Path) -> Path:
     """`<out>/transfers.h5`: every pair's keypoints moved both ways; pairs that are in it already are skipped."""
     from tqdm import tqdm
 
     from jaxdesc.store.settings import claim
 
-    if args.method and args.weights:
-        raise UserError(f"--method {args.method} needs no weights: leave --weights out, or --method.")
-    if args.max_side < 32:
-        raise UserError(f"--max-side {args.max_side} must be at least 32.")
-    pairs, root, path = _read(args), Path(args.data), out / "transfers.h5"
-    settings, move = ({"method": "identity"}, scaled) if args.method else trained(args)
-    claim(path, settings, args.overwrite)
+    pairs, root, path = _read(options), Path(options.data), out / "transfers.h5"
+    settings, move = ({"method": "identity"}, scaled) if options.method else trained(options)
+    claim(path, settings, options.overwrite)
     known, size_of = transfers.written(path), sizes(root, pairs)
     todo = [pair for pair in pairs if not {transfers.arrow(pair.source, pair.target), transfers.arrow(pair.target, pair.source)} <= known]
     for pair in tqdm(todo, desc="transferring", unit="pair", dynamic_ncols=True, disable=not todo):
@@ -215,32 +242,31 @@ def scaled(a: Path, b: Path, xy: np.ndarray, size_a: tuple[int, int], size_b: tu
     return (xy + 0.5) * (np.array(size_b) / size_a) - 0.5
 
 
-def trained(args: argparse.Namespace) -> tuple[dict[str, Any], Move]:
+def trained(options: Options) -> tuple[dict[str, Any], Move]:
     """By --weights: a keypoint moves to the pixel whose descriptor has the highest dot product with its own, or along densified matches."""
-    from jaxdesc.data.images import read_rgb
-    from jaxdesc.predictor import densified, load, resized
+    from jaxdesc.images import read_rgb
+    from jaxdesc.predict.predictor import densified, load
     from jaxdesc.store.features import descriptor_bytes, packed, unpacked
 
-    if args.storage != "float32" and args.transfer != "nearest":
-        raise UserError(f"--storage {args.storage} is for --transfer nearest: --transfer {args.transfer} keeps no descriptors.")
-    predictor = load(args.weights)
+    predictor = load(options.weights)
 
     @functools.lru_cache(maxsize=8)
     def shrunk(path: Path) -> tuple[np.ndarray, tuple[int, int]]:
         rgb = read_rgb(path)
-        return resized(rgb, frames.fitted(rgb.shape[:2], args.max_side)), rgb.shape[:2]
+        return resize(rgb, fit(rgb.shape[:2], options.max_side)), rgb.shape[:2]
 
     @functools.lru_cache(maxsize=8)
     def described(path: Path) -> np.ndarray:
         found = predictor.describe(shrunk(path)[0])
-        return unpacked(*packed(found.reshape(-1, found.shape[2]), args.storage)).reshape(found.shape)
+        stored = packed(found.reshape(-1, found.shape[2]), options.storage)
+        return unpacked(*stored).reshape(found.shape)
 
     def nearest(a: Path, b: Path, xy: np.ndarray, size_a: tuple[int, int], size_b: tuple[int, int]) -> np.ndarray:
         small_a, small_b = described(a), described(b)
-        own = transfers.sample(small_a, frames.rescaled(xy, size_a[::-1], small_a.shape[:2])).astype(np.float32)
+        own = transfers.sample(small_a, rescale(xy, size_a[::-1], small_a.shape[:2])).astype(np.float32)
         best = (own @ small_b.reshape(-1, small_b.shape[2]).T).argmax(1)
         found = np.column_stack([best % small_b.shape[1], best // small_b.shape[1]])
-        return frames.rescaled(found, small_b.shape[:2], size_b[::-1])
+        return rescale(found, small_b.shape[:2], size_b[::-1])
 
     def match(a: Path, b: Path, xy: np.ndarray, size_a: tuple[int, int], size_b: tuple[int, int]) -> np.ndarray:
         (small_a, _), (small_b, _) = shrunk(a), shrunk(b)
@@ -248,32 +274,46 @@ def trained(args: argparse.Namespace) -> tuple[dict[str, Any], Move]:
             positions = densified(predictor.match(small_a, small_b, say=lambda _: None), small_a.shape[:2], small_b.shape[:2])
         except UserError:  # no match at all
             return scaled(a, b, xy, size_a, size_b)
-        return frames.rescaled(transfers.sample(positions, frames.rescaled(xy, size_a[::-1], small_a.shape[:2])), small_b.shape[:2], size_b[::-1])
+        return rescale(transfers.sample(positions, rescale(xy, size_a[::-1], small_a.shape[:2])), small_b.shape[:2], size_b[::-1])
 
     def own(a: Path, b: Path, xy: np.ndarray, size_a: tuple[int, int], size_b: tuple[int, int]) -> np.ndarray:
         return predictor.transfer(read(a), read(b), np.clip(xy, 0, np.array(size_a) - 1))  # annotations that count from 1 may lie a pixel outside
 
     read = functools.lru_cache(maxsize=8)(read_rgb)
-    name = {"nearest": f"{predictor.source}, nearest, {args.storage}"}.get(args.transfer, f"{predictor.source}, {args.transfer}")
-    settings = {"method": name, "weights": predictor.digest, "transfer": args.transfer, "max_side": args.max_side, "storage": args.storage}
-    if args.transfer != "match":
-        settings["descriptor_bytes"] = descriptor_bytes(predictor.dim, args.storage)
-    return settings, {"nearest": nearest, "match": match, "own": own}[args.transfer]
+    stored = f", {options.storage}" if options.transfer == "nearest" else ""
+    settings = {
+        "method": f"{predictor.source}, {options.transfer}{stored}",
+        "weights": predictor.digest,
+        "transfer": options.transfer,
+        "max_side": options.max_side,
+        "storage": options.storage,
+    }
+    if options.transfer != "match":
+        settings["descriptor_bytes"] = descriptor_bytes(predictor.dim, options.storage)
+    return settings, {"nearest": nearest, "match": match, "own": own}[options.transfer]
 
 
-def score(args: argparse.Namespace, predictions: Path) -> list[Result]:
-    pairs, root = _read(args), Path(args.data)
+def score(options: Options, predictions: Path | str) -> list[Result]:
+    pairs, root, predictions = _read(options), Path(options.data), Path(predictions)
     size_of = sizes(root, pairs)
     transfer, free = transfers.reader(predictions)
-    about = {"dataset": f"{args.dataset} {'held out' if args.held_out else args.split} ({len(pairs)} pairs)", "method": args.label}
-    if args.figures:
-        draw(pairs[: args.figures], root, size_of, transfer, Path(args.out) / "figures")
-    if args.dataset == "caltech":
+    split = "held out" if options.held_out else options.split
+    about = {
+        "dataset": f"{options.dataset} {split} ({len(pairs)} pairs)",
+        "method": label_of(options, predictions),
+    }
+    if options.figures:
+        draw(pairs[: options.figures], root, size_of, transfer, Path(options.out) / "figures")
+    if options.dataset == "caltech":
         moved = [transfer(pair.source, pair.target, pair.xy_source, size_of[pair.source]) for pair in pairs]
         masks = [(mask(xy, size_of[pair.target]), mask(pair.xy_target, size_of[pair.target])) for pair, xy in zip(pairs, moved, strict=True)]
         return [labels(pairs, masks, about)]
     size = source_of(predictions).get("descriptor_bytes")
-    rules = args.rule or [name for name in DEFAULT_RULES[args.dataset] if RULES[name].length != "box" or all(pair.box_target is not None for pair in pairs)]
+    rules = options.rule or [
+        name
+        for name in DEFAULT_RULES[options.dataset]
+        if RULES[name].length != "box" or all(pair.box_target is not None for pair in pairs)
+    ]
     found = [pck(pairs, [distances(RULES[name], pair, size_of, transfer, free) for pair in pairs], name, about) for name in dict.fromkeys(rules)]
     return [dataclasses.replace(one, values={**one.values, BYTES: float(size)}) if size else one for one in found]
 
@@ -283,7 +323,7 @@ def draw(pairs: Sequence[SemanticPair], root: Path, size_of: dict[str, tuple[int
     from PIL import Image
 
     from jaxdesc import figures
-    from jaxdesc.data.images import read_rgb
+    from jaxdesc.images import read_rgb
     from jaxdesc.store.files import atomic
 
     for pair in pairs:
@@ -294,4 +334,10 @@ def draw(pairs: Sequence[SemanticPair], root: Path, size_of: dict[str, tuple[int
             Image.fromarray(picture).save(temporary)
 
 
-PROTOCOL = Protocol("pck", "semantic keypoint transfer: PCK on PF-PASCAL, PF-WILLOW, SPair-71k; labels on Caltech-101", add_flags, predict, score)
+PROTOCOL = Protocol(
+    "pck",
+    "semantic keypoint transfer: PCK on PF-PASCAL, PF-WILLOW, SPair-71k; labels on Caltech-101",
+    Options,
+    predict,
+    score,
+)

@@ -3,18 +3,18 @@
 A pair's error is max(rotation, translation) in degrees, a pair without a pose has an infinite one. All pairs count, none is left out.
 """
 
-import argparse
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from jaxdesc.config import option
 from jaxdesc.errors import UserError
-from jaxdesc.evals import Protocol
+from jaxdesc.evals import Protocol, features
 from jaxdesc.evals.cameras import image_folder
-from jaxdesc.evals.features import predict as predict_features
-from jaxdesc.evals.matched import Matched, add_flags, matched
+from jaxdesc.evals.matched import Matched, MatchedOptions, matched
 from jaxdesc.evals.pose_pairs import PosePair, read_pose_pairs
 from jaxdesc.evals.result import Curve, Result
 from jaxdesc.evals.two_view import ESTIMATORS, Estimator, error_auc, estimator, pose_error, symmetric_epipolar
@@ -24,62 +24,81 @@ ACCURACY_DEG = (5.0, 10.0)  # CAPS
 CURVE_DEG = tuple(np.arange(0, 20.5, 0.5).tolist())
 
 
-def _flags(parser: argparse.ArgumentParser) -> None:
-    add_flags(parser)
-    group = parser.add_argument_group("relative pose")
-    group.add_argument(
-        "--pairs",
-        metavar="LIST",
-        help="pairs with ground truth: SuperGlue's .txt, LoFTR's .npz or a folder of them, names relative to --data "
-        "(default: the cameras of --data, cameras.json or a COLMAP model in sparse/, and its pairs.txt or all pairs)",
+@dataclass(frozen=True, kw_only=True)
+class Options(MatchedOptions):
+    """Relative pose."""
+
+    pairs: str | Path = option(
+        "",
+        "pairs with ground truth: SuperGlue's .txt, LoFTR's .npz or a folder of them, names "
+        "relative to --data (default: the cameras of --data, cameras.json or a COLMAP model in "
+        "sparse/, and its pairs.txt or all pairs)",
+        unit="LIST",
     )
-    group.add_argument("--estimator", nargs="+", choices=ESTIMATORS, default=["cv2-ransac"], help="of the pose, one or several (default: cv2-ransac)")
-    group.add_argument("--threshold", type=float, default=1.0, metavar="PX", help="inlier threshold of the estimator (default: 1)")
-    group.add_argument("--long-side", type=int, metavar="PX", help="count --threshold in images resized to this longer side (LoFTR: 0.5 px at 840)")
-    group.add_argument("--epipolar", type=float, default=5e-4, metavar="D2", help="squared symmetric epipolar distance of a right match (default: 5e-4)")
+    estimator: tuple[str, ...] = option(
+        ("cv2-ransac",), "of the pose, one or several", choices=ESTIMATORS
+    )
+    threshold: float = option(1.0, "inlier threshold of the estimator", above=0, unit="PX")
+    long_side: int | None = option(
+        None,
+        "count --threshold in images resized to this longer side (LoFTR: 0.5 px at 840)",
+        above=0,
+        unit="PX",
+    )
+    epipolar: float = option(
+        5e-4, "squared symmetric epipolar distance of a right match", above=0, unit="D2"
+    )
 
 
-def _pairs(args: argparse.Namespace) -> list[PosePair]:
-    if not (args.pairs or args.data):
-        raise UserError("The pairs and their true poses are missing: name a folder with --data or a list with --pairs.")
-    return read_pose_pairs(args.pairs or args.data)
+def _pairs(options: Options) -> list[PosePair]:
+    missing = (
+        "The pairs and their true poses are missing: name a folder with --data or a list with "
+        "--pairs."
+    )
+    return read_pose_pairs(options.pairs or options.folder(missing))
 
 
-def _predict(args: argparse.Namespace, out: Path) -> Path:
-    if not args.data:
-        raise UserError("Name the folder of the images with --data, or features that are there already with --features.")
-    root = Path(args.data) if args.pairs else image_folder(args.data)
-    return predict_features(args, root, list(dict.fromkeys(name for pair in _pairs(args) for name in (pair.name0, pair.name1))), out)
+def predict(options: Options, out: Path) -> Path:
+    data = options.folder(
+        "Name the folder of the images with --data, or features that are there already with "
+        "--features."
+    )
+    names = dict.fromkeys(name for pair in _pairs(options) for name in (pair.name0, pair.name1))
+    root = data if options.pairs else image_folder(data)
+    return features.predict(options, root, list(names), out)
 
 
-def _score(args: argparse.Namespace, predictions: Path) -> list[Result]:
-    if not (args.threshold > 0 and args.epipolar > 0 and (args.long_side is None or args.long_side > 0)):
-        raise UserError("--threshold, --long-side and --epipolar must be above 0.")
-    pairs = _pairs(args)
-    source = matched(args, predictions, {name: size for pair in pairs for name, size in ((pair.name0, pair.size0), (pair.name1, pair.size1))})
-    estimators = {name: estimator(name, args.threshold) for name in dict.fromkeys(args.estimator)}
-    rows, seconds = measure(pairs, source, estimators, args.epipolar, args.long_side)
-    return summarise(rows, seconds, _about(args, source, len(pairs)))
+def score(options: Options, predictions: Path | str) -> list[Result]:
+    pairs, predictions = _pairs(options), Path(predictions)
+    ends = [((pair.name0, pair.size0), (pair.name1, pair.size1)) for pair in pairs]
+    source = matched(options, predictions, {name: size for pair in ends for name, size in pair})
+    estimators = {
+        name: estimator(name, options.threshold) for name in dict.fromkeys(options.estimator)
+    }
+    rows, seconds = measure(pairs, source, estimators, options.epipolar, options.long_side)
+    label = features.label_of(options, predictions)
+    return summarise(rows, seconds, _about(options, label, source, len(pairs)))
 
 
-def _about(args: argparse.Namespace, source: Matched, count: int) -> dict[str, Any]:
+def _about(options: Options, label: str, source: Matched, count: int) -> dict[str, Any]:
     """Fields that all results of a run share, and the parts of their keys."""
-    dataset = Path(args.pairs).stem if args.pairs else Path(args.data).resolve().name
-    where = f"-{args.long_side}" if args.long_side else ""
+    dataset = Path(options.pairs).stem if options.pairs else Path(options.data).resolve().name
+    where = f"-{options.long_side}" if options.long_side else ""
+    images = f"images of longer side {options.long_side}" if where else "the original images"
     settings = {
         **source.settings,
         "pairs": count,
         "pixel rule": "top-left pixel centre (0, 0)",
-        "resize rule": f"threshold in px of images of longer side {args.long_side}" if args.long_side else "threshold in px of the original images",
+        "resize rule": f"threshold in px of {images}",
         "failure": "infinite error",
     }
     return {
         "dataset": dataset,
-        "method": args.label,
+        "method": label,
         "settings": settings,
-        "threshold": f"{args.threshold:g}px{where}",
-        "threshold_px": args.threshold,
-        "epipolar": args.epipolar,
+        "threshold": f"{options.threshold:g}px{where}",
+        "threshold_px": options.threshold,
+        "epipolar": options.epipolar,
     }
 
 
@@ -156,4 +175,10 @@ def summarise(rows: dict[str, dict[str, dict[str, float]]], seconds: dict[str, f
     return results
 
 
-PROTOCOL = Protocol("relative_pose", "angles of the relative pose from matches: AUC@5/10/20, accuracy, precision", _flags, _predict, _score)
+PROTOCOL = Protocol(
+    "relative_pose",
+    "angles of the relative pose from matches: AUC@5/10/20, accuracy, precision",
+    Options,
+    predict,
+    score,
+)

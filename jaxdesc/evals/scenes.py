@@ -49,12 +49,12 @@ def held_out(data: Path, every: int, metric: bool | None = None) -> Scene:
     """A folder with known cameras, of which the `every`-th, 2 `every`-th ... image by name becomes a query. Pairs are those of `pairs.txt`, or all.
 
     Args:
-      metric: whether the unit is the metre; None: it is in cameras.json, and is not in a COLMAP model, whose scale is arbitrary.
+      every: at least 2.
+      metric: whether the unit is the metre; None: it is in cameras.json, and is not in a COLMAP
+        model, whose scale is arbitrary.
     Raises:
-      UserError: as `read_scene` and `read_pairs`; too few images; every < 2.
+      UserError: as `read_scene` and `read_pairs`; too few images.
     """
-    if every < 2:
-        raise UserError(f"--hold-out {every} must be at least 2: every n-th image becomes a query, the others are the map.")
     posed = read_scene(data)
     names = sorted(posed)
     queries = names[every - 1 :: every]

@@ -4,21 +4,21 @@ COLMAP's incremental mapping of the verified matches, with a fixed seed; of seve
 not computed, and its matching is replaced by ours (mutual nearest neighbours, or --matches).
 """
 
-import argparse
 import os
 import shutil
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from jaxdesc.config import option
 from jaxdesc.errors import UserError
-from jaxdesc.evals import Protocol, cloud
+from jaxdesc.evals import Protocol, cloud, features
 from jaxdesc.evals.cameras import image_folder, model_folder, read_scene
-from jaxdesc.evals.features import predict as predict_features
-from jaxdesc.evals.matched import Lazy, Matched, add_flags, matched
+from jaxdesc.evals.matched import Lazy, Matched, MatchedOptions, matched
 from jaxdesc.evals.registration import pinhole, quiet
 from jaxdesc.evals.result import Result
 from jaxdesc.store import colmap
@@ -31,22 +31,29 @@ if TYPE_CHECKING:
 Pair = tuple[str, str]
 
 
-def _flags(parser: argparse.ArgumentParser) -> None:
-    add_flags(parser)
-    group = parser.add_argument_group("structure from motion (--data: a folder of images; its pairs.txt or all pairs)")
-    group.add_argument(
-        "--cameras",
+@dataclass(frozen=True, kw_only=True)
+class Options(MatchedOptions):
+    """Structure from motion (--data: a folder of images; its pairs.txt or all pairs)."""
+
+    cameras: str | None = option(
+        None,
+        "known: begin with those of cameras.json or sparse/; guessed: a SIMPLE_RADIAL each, "
+        "f = 1.2 max(width, height) (default: known where they are)",
         choices=("known", "guessed"),
-        help="known: begin with those of cameras.json or sparse/; guessed: a SIMPLE_RADIAL each, f = 1.2 max(width, height) (default: known where they are)",
     )
 
 
-def _names(args: argparse.Namespace) -> list[str]:
+def _data(options: Options) -> Path:
+    return options.folder(
+        "Structure from motion needs the images, for the colours too: name their folder with "
+        "--data."
+    )
+
+
+def _names(data: Path) -> list[str]:
     from jaxdesc.data.images import find_images
 
-    if not args.data:
-        raise UserError("Structure from motion needs the images, for the colours too: name their folder with --data.")
-    return find_images(image_folder(args.data))
+    return find_images(image_folder(data))
 
 
 def _pairs(data: Path, names: list[str]) -> list[Pair]:
@@ -57,8 +64,9 @@ def _pairs(data: Path, names: list[str]) -> list[Pair]:
     return pairs
 
 
-def _predict(args: argparse.Namespace, out: Path) -> Path:
-    return predict_features(args, image_folder(args.data or "."), _names(args), out)
+def predict(options: Options, out: Path) -> Path:
+    data = _data(options)
+    return features.predict(options, image_folder(data), _names(data), out)
 
 
 def _cameras(data: Path, choice: str | None, names: list[str]) -> "dict[str, pycolmap_types.Camera] | None":
@@ -80,17 +88,23 @@ def _cameras(data: Path, choice: str | None, names: list[str]) -> "dict[str, pyc
     }
 
 
-def _score(args: argparse.Namespace, predictions: Path) -> list[Result]:
-    names = _names(args)
-    data = Path(args.data)
-    cameras = _cameras(data, args.cameras, names)
-    source = matched(args, predictions, {name: (cameras[name].width, cameras[name].height) if cameras else None for name in names})
-    out, scene = Path(args.out), data.resolve().name
+def score(options: Options, predictions: Path | str) -> list[Result]:
+    """The reconstruction's figures; its model and its cloud go into `options.out`."""
+    data, predictions = _data(options), Path(predictions)
+    names = _names(data)
+    cameras = _cameras(data, options.cameras, names)
+    sizes = dict.fromkeys(names)
+    if cameras:
+        sizes = {name: (cameras[name].width, cameras[name].height) for name in names}
+    source = matched(options, predictions, sizes)
+    scene, label = data.resolve().name, features.label_of(options, predictions)
     with tempfile.TemporaryDirectory() as folder:
         model, timings = reconstruct(names, _pairs(data, names), cameras, source, image_folder(data), Path(folder))
         values = measures(model, len(names))
-        if model is not None:
-            keep(model, out, scene, f"{args.label}, {scene}: {values['registered']:.0f} of {len(names)} images, {values['points']:.0f} points")
+        if model is not None and options.out:
+            counts = f"{values['registered']:.0f} of {len(names)} images"
+            title = f"{label}, {scene}: {counts}, {values['points']:.0f} points"
+            keep(model, Path(options.out), scene, title)
     settings = {
         **source.settings,
         "images": len(names),
@@ -99,7 +113,8 @@ def _score(args: argparse.Namespace, predictions: Path) -> list[Result]:
         "pixel rule": "top-left pixel centre (0, 0); 0.5 is added for COLMAP",
         "resize rule": "none",
     }
-    return [Result("sfm/colmap-incremental", "pycolmap's incremental mapping, seed 0", scene, args.label, values, settings=settings, timings=timings)]
+    key, mapping = "sfm/colmap-incremental", "pycolmap's incremental mapping, seed 0"
+    return [Result(key, mapping, scene, label, values, settings=settings, timings=timings)]
 
 
 def reconstruct(
@@ -186,5 +201,10 @@ def as_cloud(model: "pycolmap_types.Reconstruction") -> cloud.Cloud:
 
 
 PROTOCOL = Protocol(
-    "sfm", "structure from motion: registered images, points, track length, reprojection error; the cloud as PLY and PNG", _flags, _predict, _score
+    "sfm",
+    "structure from motion: registered images, points, track length, reprojection error; the cloud "
+    "as PLY and PNG",
+    Options,
+    predict,
+    score,
 )

@@ -6,15 +6,37 @@ points that a protocol asks for in a, in their order; or of a file `a--b.flo` in
 
 import zipfile
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from jaxdesc.config import option
 from jaxdesc.errors import UserError
+from jaxdesc.evals.options import EvalOptions
 from jaxdesc.store.flow import read_flo
 from jaxdesc.store.hdf5 import append_hdf5, open_hdf5
 
 Transfer = Callable[[str, str, np.ndarray, tuple[int, int]], np.ndarray]  # (a, b, points (K, 2) of a, (width, height) of a) -> (K, 2) in b
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransferOptions(EvalOptions):
+    """Predicted positions and their pictures."""
+
+    method: str | None = option(
+        None,
+        "a baseline without weights: positions scaled with the size of the image",
+        choices=("identity",),
+    )
+    figures: int = option(0, "draw the first N pairs", at_least=0)
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.figures and not self.out:
+            raise UserError(
+                f"--figures {self.figures} needs --out DIR: the folder of the pictures."
+            )
 
 
 def arrow(a: str, b: str) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
+from jaxdesc.config import version_of
 from jaxdesc.types import TrainState, UserError
 
 BEST = {
@@ -104,8 +105,8 @@ class Reader(Checkpoints):
         return {"params": averages[0] if averages else state["params"], **state["model_state"]}
 
 
-def read_run(workdir: Path) -> tuple[str, dict[str, Any], dict[str, Any]]:
-    """Method, fields of its Config and variables of a training run, those of `Reader.variables`.
+def read_run(workdir: Path) -> tuple[str, dict[str, Any], dict[str, Any], int]:
+    """Method, fields of its Config, variables (`Reader.variables`) and format_version of a run.
 
     Raises:
       UserError: it is no workdir, its config.json is damaged, or it holds no checkpoint.
@@ -118,13 +119,14 @@ def read_run(workdir: Path) -> tuple[str, dict[str, Any], dict[str, Any]]:
         name, fields = values["method_name"], values["method"]
     except (ValueError, KeyError, TypeError) as e:
         raise UserError(f"{file} is damaged: {type(e).__name__}: {e}.") from e
+    version = version_of(values, file)
     variables = None
     if (workdir / "checkpoints").is_dir():
         with Reader(workdir / "checkpoints") as checkpoints:
             variables = checkpoints.variables()
     if variables is None:
         raise UserError(f"{workdir} holds no checkpoint yet: let the training run longer.")
-    return name, fields, variables
+    return name, fields, variables, version
 
 
 def _plain(state: TrainState) -> dict[str, Any]:

@@ -46,7 +46,7 @@ def trained(path: Path, method: str) -> Variables:
     Raises:
       UserError: there is none, it is damaged, or of another method.
     """
-    name, _, variables = read_run(path) if path.is_dir() else weights.load(path)[:3]
+    name, _, variables, *_ = read_run(path) if path.is_dir() else weights.load(path)
     if name != method:
         raise UserError(f"{path} is of the method {name!r}, not of {method!r}.")
     return variables

@@ -9,11 +9,11 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as serialised
 
+from jaxdesc.config import FORMAT_VERSION, version_of
 from jaxdesc.store.files import atomic
 from jaxdesc.types import UserError, Variables
 
-FORMAT = "jaxdesc-2"
-FIRST = "jaxdesc-1"  # the same but for weights converted from CAPS's release, see `load`
+FORMAT = "jaxdesc-"  # and the format_version
 
 
 class Weights(NamedTuple):
@@ -21,6 +21,7 @@ class Weights(NamedTuple):
     config: dict[str, Any]  # fields of the method's Config
     variables: Variables
     notes: dict[str, str]  # where the weights come from: source, licence, ...
+    version: int  # format_version of the file
 
 
 def flatten(tree: Any, prefix: str = "") -> dict[str, np.ndarray]:
@@ -43,7 +44,7 @@ def unflatten(flat: dict[str, np.ndarray]) -> Any:
 
 def save(path: str | Path, method: str, config: Any, variables: Variables, notes: dict[str, str] | None = None) -> None:
     """Writes a weight file, replacing what was there only once it is complete."""
-    header = {"format": FORMAT, "method": method, "config": json.dumps(dataclasses.asdict(config)), "notes": json.dumps(notes or {})}
+    header = {"format": f"{FORMAT}{FORMAT_VERSION}", "method": method, "config": json.dumps(dataclasses.asdict(config)), "notes": json.dumps(notes or {})}
     with atomic(path) as temporary:
         temporary.write_bytes(serialised(flatten(variables), metadata=header))  # its own writer hides files from other users
 
@@ -51,12 +52,8 @@ def save(path: str | Path, method: str, config: Any, variables: Variables, notes
 def load(path: str | Path) -> Weights:
     """Reads a weight file.
 
-    Files of the format `FIRST` are read too, but for CAPS with the released decoder:
-    the converter of that time mixed up two halves of the channels, and the file does not
-    say whether it was converted or trained here.
-
     Raises:
-      UserError: there is none, it was not written by `save`, or it is such a file of CAPS.
+      UserError: there is none, or it was not written by `save`, of this version or before.
     """
     path = Path(path)
     if not path.is_file():
@@ -64,16 +61,12 @@ def load(path: str | Path) -> Weights:
     try:
         with safe_open(str(path), framework="numpy") as file:
             header = file.metadata() or {}
-            if header.get("format") not in (FORMAT, FIRST):
+            name, _, number = header.get("format", "").rpartition("-")
+            if f"{name}-" != FORMAT or not number.isdecimal():
                 raise UserError(f"{path} is not a jaxdesc weight file: convert released weights with `python -m jaxdesc.convert`.")
             flat = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, not a dict
     except SafetensorError as e:
         raise UserError(f"{path} cannot be read as safetensors: {e}.") from e
-    config = json.loads(header["config"])
-    doubtful = header["method"] == "caps" and config.get("decoder") == "released"
-    if header["format"] == FIRST and doubtful:
-        raise UserError(
-            f"{path} may hold CAPS weights that an earlier version converted wrongly: "
-            "make it again with `python -m jaxdesc.convert`."
-        )
-    return Weights(header["method"], config, unflatten(flat), json.loads(header["notes"]))
+    version = version_of({"format_version": int(number)}, path)
+    config, notes = json.loads(header["config"]), json.loads(header["notes"])
+    return Weights(header["method"], config, unflatten(flat), notes, version)

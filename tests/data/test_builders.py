@@ -14,7 +14,7 @@ from PIL import Image
 
 from jaxdesc.data import align
 from jaxdesc.data.builders import base, embedded, pairs, photos, sfm120k
-from jaxdesc.data.images import read_rgb
+from jaxdesc.images import read_rgb
 from jaxdesc.types import UserError
 
 ASTRONAUT = os.path.join(os.path.dirname(skimage.data.__file__), "astronaut.png")

@@ -18,7 +18,7 @@ from PIL import Image
 from scipy.spatial.transform import Rotation
 
 from jaxdesc import config
-from jaxdesc.config import DataConfig, DrawConfig, ExperimentConfig, Source
+from jaxdesc.config import DataConfig, DrawConfig, ExperimentConfig, MethodConfig, Source
 from jaxdesc.data import cameras, posed_draw
 from jaxdesc.data.builders import colmap, embedded, posed
 from jaxdesc.data.draw import draw_batch
@@ -448,7 +448,7 @@ def test_curriculum_lets_in_larger_rotations_step_by_step(folder, tmp_path):
 )
 def test_wrong_settings_are_named(section, changes, words):
     @dataclasses.dataclass(frozen=True)
-    class Method:
+    class Method(MethodConfig):
         name: str = "none"
 
     base = ExperimentConfig(method=Method())

@@ -1,6 +1,5 @@
 """Dense flow against true correspondences, counted by slow loops; readers of the data sets."""
 
-import argparse
 import math
 import pickle
 from pathlib import Path
@@ -18,13 +17,8 @@ from jaxdesc.store.flow import read_flo, write_flo, write_kitti
 from jaxdesc.types import UserError
 
 
-def arguments(*more):
-    parser = argparse.ArgumentParser()
-    for flag in ("--data", "--label", "--weights", "--out"):
-        parser.add_argument(flag)
-    parser.add_argument("--overwrite", action="store_true")
-    dense.add_flags(parser)
-    return parser.parse_args(["--label", "made", *map(str, more)])
+def options(dataset, **more):
+    return dense.Options(dataset=dataset, label="made", **more)
 
 
 def image(path, size):
@@ -86,7 +80,7 @@ def eth3d(tmp_path):
 
 def test_eth3d_is_aggregated_both_ways(eth3d):
     root, entries = eth3d
-    every, merged = dense.score(arguments("--dataset", "eth3d", "--data", root), root / "flow")
+    every, merged = dense.score(options("eth3d", data=root), root / "flow")
     for found, drop in ((every, False), (merged, True)):
         for rate in (3, 5):
             scenes = []
@@ -147,9 +141,9 @@ def views(tmp_path):
 @pytest.mark.parametrize("square", [None, 16])
 def test_views_of_hpatches_by_identity(views, square):
     root, _ = views
-    args = arguments("--dataset", "hpatches", "--data", root, "--method", "identity", *(["--square", square] if square else []))
-    folder = dense.predict(args, root / "out")
-    (found,) = dense.score(args, folder)
+    chosen = options("hpatches", data=root, method="identity", square=square)
+    folder = dense.predict(chosen, root / "out")
+    (found,) = dense.score(chosen, folder)
     for k in range(2, 7):
         H, (wa, ha), (wb, hb) = np.loadtxt(root / "v_two" / f"H_1_{k}"), (42, 30), (40 + 2 * k, 30)
         errors = []
@@ -165,11 +159,11 @@ def test_views_of_hpatches_by_identity(views, square):
         assert found.values[f"AEPE view {k} [px]"] == pytest.approx(np.mean(errors), rel=1e-5)
     assert found.protocol == f"aepe/hpatches-{square or 'original'}" and len(found.per_item) == 5
     stamps = {path: path.stat().st_mtime_ns for path in folder.glob("*.flo")}
-    dense.predict(args, root / "out")
+    dense.predict(chosen, root / "out")
     assert len(stamps) == 5 and stamps == {path: path.stat().st_mtime_ns for path in folder.glob("*.flo")}, "nothing is done twice"
     flow_path(folder, "v_two/1.ppm", "v_two/3.ppm").unlink()
     with pytest.raises(UserError, match=r"v_two-1\.ppm--v_two-3\.ppm\.flo cannot be read"):
-        dense.score(args, folder)
+        dense.score(chosen, folder)
 
 
 def test_motorcycle_needs_no_data(tmp_path):
@@ -186,7 +180,7 @@ def test_motorcycle_needs_no_data(tmp_path):
     truth = np.zeros((500, 741, 2), np.float32)
     truth[xy_a[:, 1].astype(int), xy_a[:, 0].astype(int)] = xy_b - xy_a
     write_flo(flow_path(tmp_path / "flow", "left", "right"), truth + np.float32([0, 2]))
-    (found,) = dense.score(arguments("--dataset", "middlebury", "--out", tmp_path, "--figures", 3), tmp_path / "flow")
+    (found,) = dense.score(options("middlebury", out=tmp_path, figures=3), tmp_path / "flow")
     picture = np.asarray(Image.open(tmp_path / "figures" / "left--right.png")).reshape(-1, 3)
     assert (picture == figures.KITTI[np.searchsorted(figures.KITTI_PX, 2)]).all(1).any() and not (picture == figures.KITTI[0]).all(1).any()
     assert found.values["AEPE [px]"] == pytest.approx(2, abs=1e-4) and found.values["PCK@1"] == 0 and found.values["PCK@3"] == 1
@@ -205,7 +199,7 @@ def test_kitti(tmp_path):
         write_flo(flow_path(tmp_path / "flow", f"image_2/{k:06d}_10.png", f"image_2/{k:06d}_11.png"), flow)
         error = np.hypot(*np.moveaxis(flow - true, -1, 0))[valid]
         counts.append((error, (error > 3) & (error / np.hypot(*np.moveaxis(true, -1, 0))[valid] > 0.05)))
-    (found,) = dense.score(arguments("--dataset", "kitti", "--data", tmp_path), tmp_path / "flow")
+    (found,) = dense.score(options("kitti", data=tmp_path), tmp_path / "flow")
     assert found.values["AEPE [px]"] == pytest.approx(np.mean([e.mean() for e, _ in counts]), rel=1e-5)
     assert found.values["Fl"] == pytest.approx(np.concatenate([f for _, f in counts]).mean()) and 0.1 < found.values["Fl"] < 0.9
     with pytest.raises(UserError, match="flow_occ"):
@@ -229,7 +223,7 @@ def test_tss_both_directions(tmp_path):
         error = np.hypot(*np.moveaxis(flow - true, -1, 0))[mask > 0]
         longer = max(expected[3 - k])
         shares.append((error <= 0.05 * longer).mean())
-    (found,) = dense.score(arguments("--dataset", "tss", "--data", tmp_path), tmp_path / "flow")
+    (found,) = dense.score(options("tss", data=tmp_path), tmp_path / "flow")
     assert found.values["JODS PCK@0.05"] == found.values["PCK@0.05"] == pytest.approx(np.mean(shares)) and 0.1 < np.mean(shares) < 0.9
     assert all("PCK@1" not in row for row in found.per_item.values())
 
@@ -249,7 +243,7 @@ def test_megadepth_counts_at_480_px_over_all_points(tmp_path):
         text += f"s/a.jpg,s/b.jpg,{';'.join(map(str, a[:, 0]))},{';'.join(map(str, a[:, 1]))},{';'.join(map(str, b[:, 0]))},{';'.join(map(str, b[:, 1]))}\n"
         errors += [math.hypot((x + flow[y, x, 0] - u) * 640 / 60, (y + flow[y, x, 1] - v) * 480 / 45) for (x, y), (u, v) in zip(b[1:], a[1:], strict=True)]
     (tmp_path / "test1600Pairs.csv").write_text(text)
-    (found,) = dense.score(arguments("--dataset", "megadepth", "--data", tmp_path), tmp_path / "flow")
+    (found,) = dense.score(options("megadepth", data=tmp_path), tmp_path / "flow")
     assert found.protocol == "pck/megadepth-480"
     for t in (1, 3, 5, 10):
         assert found.values[f"PCK@{t}"] == pytest.approx(np.mean([e <= t for e in errors]))
@@ -257,35 +251,40 @@ def test_megadepth_counts_at_480_px_over_all_points(tmp_path):
 
 
 def test_flags_that_do_not_fit(tmp_path):
-    for more, sentence in (
-        (("--dataset", "kitti"), "--data DIR is needed"),
-        (("--dataset", "kitti", "--data", tmp_path, "--square", 240), "for --dataset hpatches alone"),
-        (("--dataset", "middlebury", "--method", "identity", "--weights", "w"), "needs no weights"),
+    for dataset, more, sentence in (
+        ("kitti", {}, "--data DIR is needed"),
+        ("kitti", {"data": tmp_path / "none"}, "There is no folder --data"),
+        ("kitti", {"data": tmp_path, "square": 240}, "for --dataset hpatches alone"),
+        ("hpatches", {"data": tmp_path, "square": 15}, r"Options\.square = 15 must be at least 16"),
+        ("middlebury", {"method": "identity", "weights": "w"}, "needs no weights"),
+        ("middlebury", {"figures": 1}, "needs --out DIR"),
+        ("sintel", {}, r"Options\.dataset = 'sintel' must be one of eth3d"),
     ):
         with pytest.raises(UserError, match=sentence):
-            dense.predict(arguments(*more), Path(tmp_path))
+            dense.predict(options(dataset, **more), Path(tmp_path))
     with pytest.raises(UserError, match="is no folder"):
-        dense.score(arguments("--dataset", "middlebury"), tmp_path / "none")
+        dense.score(options("middlebury"), tmp_path / "none")
 
 
 @pytest.mark.parametrize("count", [0, 40])
 def test_a_predictors_matches_become_flow(tmp_path, monkeypatch, views, count):
     from types import SimpleNamespace
 
-    from jaxdesc import predictor
+    from jaxdesc.config import Options
+    from jaxdesc.predict import predictor
 
     root, _ = views
     xy1 = np.random.default_rng(0).uniform(0, 30, (40, 2)).astype(np.float32)
     found = predictor.Matches(xy1[:count], (1.5 * xy1 + [2, 1])[:count].astype(np.float32), np.ones(count, np.float32), np.zeros(count, np.int32))
     fake = SimpleNamespace(
-        **{"source": "w", "digest": "0", "options": lambda **options: options, "match_with": lambda a, b, options, max_side, say: found},
+        **{"source": "w", "digest": "0", "options": Options, "match_with": lambda a, b, options, max_side, say: found},
         positions=lambda a, b, matches: predictor.densified(matches, a.shape[:2], b.shape[:2]),
     )
     monkeypatch.setattr(predictor, "load", lambda weights: fake)
-    folder = dense.predict(arguments("--dataset", "hpatches", "--data", root, "--weights", "w"), tmp_path / "out")
+    folder = dense.predict(options("hpatches", data=root, weights="w"), tmp_path / "out")
     flow, known = read_flo(flow_path(folder, "v_two/1.ppm", "v_two/4.ppm"))
     assert flow.shape == (30, 42, 2) and known.all() == bool(count)
     if count:
         np.testing.assert_allclose(flow[15, 12], [12 * 0.5 + 2, 15 * 0.5 + 1], atol=1e-3)
-    (scored,) = dense.score(arguments("--dataset", "hpatches", "--data", root), folder)
+    (scored,) = dense.score(options("hpatches", data=root), folder)
     assert scored.values.get("unknown", 0) == (0 if count else 1)

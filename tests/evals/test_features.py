@@ -1,6 +1,6 @@
 """Features of files."""
 
-from argparse import Namespace
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -63,18 +63,20 @@ def test_rootsift_of_images_is_resumable(tmp_path):
     for k in range(2):
         image = cv2.GaussianBlur(rng.integers(0, 256, (90, 120, 3)).astype(np.uint8), (0, 0), 1.5)
         cv2.imwrite(str(tmp_path / f"{k}.png"), image)
-    args = Namespace(method="rootsift", weights=None, max_keypoints=40, keypoints="sift", overwrite=False)
-    path = features.predict(args, tmp_path, ["0.png"], tmp_path / "out")
+    options = features.FeatureOptions(method="rootsift", max_keypoints=40)
+    path = features.predict(options, tmp_path, ["0.png"], tmp_path / "out")
     first = read_hdf5(path, "0.png")
     assert 10 <= len(first) <= 48 and first.descriptors.shape[1] == 128 and first.image_size == (120, 90)
     np.testing.assert_allclose(np.linalg.norm(first.descriptors, axis=1), 1, atol=2e-3)
     (tmp_path / "0.png").unlink()
-    assert features.predict(args, tmp_path, ["0.png", "1.png"], tmp_path / "out") == path and list_names(path) == {"0.png", "1.png"}
+    both = ["0.png", "1.png"]
+    assert features.predict(options, tmp_path, both, tmp_path / "out") == path
+    assert list_names(path) == set(both)
     assert features.source_of(path)["method"] == "rootsift" and features.source_of(tmp_path / "1.png") == {}
     with pytest.raises(UserError, match="other settings"):
-        features.predict(Namespace(**{**vars(args), "max_keypoints": 50}), tmp_path, ["1.png"], tmp_path / "out")
+        features.predict(replace(options, max_keypoints=50), tmp_path, ["1.png"], tmp_path / "out")
     with pytest.raises(UserError, match="needs no weights"):
-        features.predict(Namespace(**{**vars(args), "weights": "w"}), tmp_path, ["1.png"], tmp_path / "out")
+        replace(options, weights="w")
 
 
 def test_rootsift_finds_the_centre_of_a_blob():
@@ -90,7 +92,7 @@ def test_rootsift_finds_the_centre_of_a_blob():
 def test_a_predictor_describes_where_it_is_told(tmp_path, monkeypatch):
     from types import SimpleNamespace
 
-    from jaxdesc import predictor
+    from jaxdesc.predict import predictor
 
     rng = np.random.default_rng(4)
     for name in ("a.png", "b.png"):
@@ -102,19 +104,19 @@ def test_a_predictor_describes_where_it_is_told(tmp_path, monkeypatch):
         return np.tile(np.float32([0.6, 0.8]), (len(xy), 1))
 
     monkeypatch.setattr(predictor, "load", lambda weights: SimpleNamespace(describe_at=describe_at, source=weights, digest="abc"))
-    args = Namespace(method=None, weights="runs/x", max_keypoints=5, keypoints="grid", overwrite=False)
-    path = features.predict(args, tmp_path, ["a.png"], tmp_path / "grid")
+    options = features.FeatureOptions(weights="runs/x", max_keypoints=5, keypoints="grid")
+    path = features.predict(options, tmp_path, ["a.png"], tmp_path / "grid")
     found = read_hdf5(path, "a.png")
     assert found.descriptors.shape == (len(found), 2) and len(found) <= 5 and asked[0][0] == (40, 50, 3) and asked[0][2] is None
     assert features.source_of(path) == {"method": "runs/x on grid", "weights": "abc", "keypoints": "grid", "max_keypoints": 5}
 
     detected = some(rng, 12, 3, (50, 40))
     write_hdf5(tmp_path / "detected.h5", "a.png", detected, storage="float32")
-    args = Namespace(**{**vars(args), "keypoints": str(tmp_path / "detected.h5")})
-    found = read_hdf5(features.predict(args, tmp_path, ["a.png"], tmp_path / "file"), "a.png")
+    options = replace(options, keypoints=tmp_path / "detected.h5")
+    found = read_hdf5(features.predict(options, tmp_path, ["a.png"], tmp_path / "file"), "a.png")
     best = np.sort(np.argsort(-detected.scores)[:5])
     np.testing.assert_array_equal(found.keypoints, detected.keypoints[best])
     with pytest.raises(UserError, match=r"no keypoints of 1 of the 2 images, such as b\.png"):
-        features.predict(args, tmp_path, ["a.png", "b.png"], tmp_path / "more")
+        features.predict(options, tmp_path, ["a.png", "b.png"], tmp_path / "more")
     with pytest.raises(UserError, match="there is no such file"):
-        features.predict(Namespace(**{**vars(args), "keypoints": "dog"}), tmp_path, ["a.png"], tmp_path / "dog")
+        features.predict(replace(options, keypoints="dog"), tmp_path, ["a.png"], tmp_path / "dog")

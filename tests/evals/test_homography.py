@@ -1,6 +1,5 @@
 """MMA, its curve and homography accuracy on sequences whose homographies and matches are made here."""
 
-import argparse
 import math
 import pickle
 import re
@@ -61,16 +60,15 @@ def sequences(tmp_path):
     return root, file, truth
 
 
-def arguments(root, *more):
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--data")
-    parser.add_argument("--label")
-    homography.add_flags(parser)
-    return parser.parse_args(["--data", str(root), "--label", "made", *map(str, more)])
+def options(root, **more):
+    return homography.Options(data=root, label="made", **more)
 
 
-def scored(root, file, *more):
-    return {re.sub("@[0-9].*", "", found.protocol): found for found in homography.score(arguments(root, *more), file)}
+def scored(root, file, **more):
+    return {
+        re.sub("@[0-9].*", "", found.protocol): found
+        for found in homography.score(options(root, **more), file)
+    }
 
 
 def test_mma_is_d2nets(sequences):
@@ -94,11 +92,11 @@ def test_a_sequence_by_itself_and_top_k(sequences):
     alone = root.parent / "alone.h5"
     for k in range(1, 7):
         write_hdf5(alone, f"{k}.png", read_hdf5(file, f"i_one/{k}.png"), storage="float32")
-    found = homography.score(arguments(root / "i_one", "--top", 10), alone)[0]
+    found = homography.score(options(root / "i_one", top=10), alone)[0]
     assert found.protocol == "mma/d2@top10" and found.dataset == "i_one (1 sequences)" and found.settings["pairs"] == 5
     # image 1 keeps its first ten; the others, all of one score, their first ten of a permuted list
     assert 0 < found.values["matches"] < 10
-    full = homography.score(arguments(root / "i_one"), alone)[0]
+    full = homography.score(options(root / "i_one"), alone)[0]
     np.testing.assert_allclose(full.values["MMA@3"], np.mean([np.mean(np.array(truth["i_one", k]) <= 3) for k in range(2, 7)]), atol=1e-6)
 
 
@@ -109,7 +107,7 @@ def test_matches_of_a_file(sequences):
     for name, k in zip(names, [2, 3, 4, 5, 6] * 2, strict=True):
         some = slice(0 if name.format(k) == "v_two/img6.ppm" else 2)  # which has no keypoint
         write_matches(listed, name.format(1), name.format(k), few[some], np.array([0.5, 0.75])[some], 30)
-    found = scored(root, file, "--matches", str(listed))["mma/d2"]
+    found = scored(root, file, matches=listed)["mma/d2"]
     assert found.values["matches"] == 1.8 and found.settings["matching"] == "of matches.h5"
     f1, f2 = (read_hdf5(file, f"i_one/{k}.png") for k in (1, 2))
     (pair,) = [pair for pair in hpatches.read_pairs(root)[0] if pair.name2 == "i_one/2.png"]
@@ -117,9 +115,9 @@ def test_matches_of_a_file(sequences):
     assert found.per_item[pair.key]["MMA@10"] == np.mean(errors <= 10)
     write_matches(root.parent / "beyond.h5", "i_one/1.png", "i_one/2.png", np.array([[0, 99]]), np.ones(1), 30)
     with pytest.raises(UserError, match=r"i_one/1.png i_one/2.png point beyond the 28 keypoints of i_one/2.png"):
-        scored(root, file, "--matches", str(root.parent / "beyond.h5"))
+        scored(root, file, matches=root.parent / "beyond.h5")
     with pytest.raises(UserError, match="leave --top out"):
-        scored(root, file, "--matches", str(listed), "--top", "5")
+        scored(root, file, matches=listed, top=5)
 
 
 def test_threshold_is_tuned_to_a_number_of_matches(sequences):
@@ -128,15 +126,15 @@ def test_threshold_is_tuned_to_a_number_of_matches(sequences):
     assert every.values["tau"] == -np.inf and every.values["matches"] == every.curve.x[-1]
     assert list(every.curve.x) == sorted(every.curve.x)
     np.testing.assert_allclose(every.curve.y["MMA@3"][-1], every.values["MMA@3"])
-    tuned = scored(root, file, "--match-count", 10)["mma/pump-count"]
+    tuned = scored(root, file, match_count=10)["mma/pump-count"]
     assert tuned.values["matches"] == 10 and tuned.settings["target"] == "10" and 0 < tuned.values["tau"] < 1
     assert list(tuned.curve.marks.values()) == [(10, tuned.values["MMA@5"])] and every.curve.marks == {}
-    by_file = scored(root, file, "--match-count", file)["mma/pump-count"]
+    by_file = scored(root, file, match_count=file)["mma/pump-count"]
     assert by_file.values["matches"] == every.values["matches"]
     with pytest.raises(UserError, match="must be above 0"):
-        scored(root, file, "--match-count", 0)
+        scored(root, file, match_count=0)
     with pytest.raises(UserError, match="no file of features"):
-        scored(root, file, "--match-count", "none.h5")
+        scored(root, file, match_count="none.h5")
 
 
 def test_threshold_and_curve_by_hand():
@@ -160,7 +158,8 @@ def test_homography_accuracy(sequences):
     assert np.isinf(errors).sum() == 1 and found.values["failed"] == 0.1, "the pair without matches"
     np.testing.assert_allclose([found.values[f"accuracy@{t}"] for t in (1, 3, 5)], [(errors <= t).mean() for t in (1, 3, 5)])
     assert 0 < found.values["AUC@3"] < found.values["AUC@10"] < 1
-    assert scored(root, file, "--estimator", "cv2-magsac", "--ransac-px", 2)["homography/cv2-magsac"].protocol == "homography/cv2-magsac@2px"
+    by_magsac = scored(root, file, estimator="cv2-magsac", ransac_px=2)["homography/cv2-magsac"]
+    assert by_magsac.protocol == "homography/cv2-magsac@2px"
 
 
 def test_corner_error_by_hand():
@@ -191,7 +190,7 @@ def test_what_is_missing_is_named(sequences):
     (root / "v_two" / "H1to4p").unlink()
     with pytest.raises(UserError, match=r"lacks i_one/3 \(image\), v_two/H_1_4: complete it"):
         scored(root, file)
-    found = scored(root, file, "--allow-missing")["mma/d2"]
+    found = scored(root, file, allow_missing=True)["mma/d2"]
     assert found.settings["missing"] == ["i_one/3 (image)", "v_two/H_1_4"] and found.settings["pairs"] == 8
     shares = [np.mean(np.array(e) <= 3) if e else 0 for (seq, k), e in truth.items() if seq != "i_dc" and (seq, k) not in (("i_one", 3), ("v_two", 4))]
     np.testing.assert_allclose(found.values["MMA@3"], np.mean(shares), atol=1e-6)
@@ -199,7 +198,7 @@ def test_what_is_missing_is_named(sequences):
     np.savetxt(root / "v_two" / "H1to4p", np.eye(3))
     with pytest.raises(UserError, match=r"no features of i_one/3\.jpg"):
         scored(root, file)
-    assert "i_one/3.jpg" in scored(root, file, "--allow-missing")["mma/d2"].settings["missing"]
+    assert "i_one/3.jpg" in scored(root, file, allow_missing=True)["mma/d2"].settings["missing"]
     with pytest.raises(UserError, match="holds no sequence"):
         scored(root.parent, file)
 
@@ -235,9 +234,8 @@ def test_result_files_of_d2_nets_notebook(tmp_path):
 def test_rootsift_on_photographs(tmp_path):
     """MMA@3 of 2,000 RootSIFT features, measured once by another program."""
     for name, expected in (("v_graf", 0.303), ("i_leuven", 0.811)):
-        args = arguments(DATA / name, "--method", "rootsift")
-        args.weights, args.overwrite = None, False
-        found = homography.score(args, homography.predict(args, tmp_path / name))[0]
+        chosen = options(DATA / name, method="rootsift")
+        found = homography.score(chosen, homography.predict(chosen, tmp_path / name))[0]
         assert found.values["MMA@3"] == pytest.approx(expected, abs=0.01)
 
 

@@ -1,6 +1,5 @@
 """Localisation: exact features find exact poses, half a pixel shows, what has no pose counts as lost; Aachen's folder and files."""
 
-import argparse
 import shutil
 import sys
 
@@ -8,19 +7,16 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from jaxdesc.evals import cameras, load, localisation, matched, registration, scenes
+from jaxdesc.evals import cameras, localisation, matched, registration, scenes
 from jaxdesc.store import colmap
 from jaxdesc.types import UserError
 from tests.evals import posed_scene
 
 pycolmap = pytest.importorskip("pycolmap")
-LOCALISATION = load("localisation")
 
 
-def arguments(data, out, *more):
-    parser = argparse.ArgumentParser()
-    LOCALISATION.add_flags(parser)
-    return argparse.Namespace(**vars(parser.parse_args(more)), data=str(data), out=str(out), label="truth", weights=None, overwrite=False)
+def options(data, **more):
+    return localisation.Options(data=data, out=data / "out", label="truth", **more)
 
 
 def read_poses(path):
@@ -42,7 +38,7 @@ def test_exact_features_find_the_queries_and_half_a_pixel_shows(tmp_path):
     place = posed_scene.make()
     posed_scene.write_cameras(tmp_path, place)
     file = posed_scene.write_features(tmp_path / "f.h5", place, lost=("7.png",), shift={"5.png": 0.5})
-    metric, relative = LOCALISATION.score(arguments(tmp_path, tmp_path / "out", "--hold-out", "2"), file)
+    metric, relative = localisation.score(options(tmp_path, hold_out=2), file)
     assert (metric.protocol, relative.protocol) == ("localisation/colmap-pnp@12px", "localisation-extent/colmap-pnp@12px")
     items = metric.per_item
     assert set(items) == {"1.png", "3.png", "5.png", "7.png"}
@@ -59,13 +55,13 @@ def test_exact_features_find_the_queries_and_half_a_pixel_shows(tmp_path):
     np.testing.assert_allclose(poses["3.png"][0], place.cameras["3.png"].R, atol=1e-4)
     np.testing.assert_allclose(poses["3.png"][1], place.cameras["3.png"].t, atol=1e-3)
     with pytest.raises(UserError, match="must be at least 2"):
-        LOCALISATION.score(arguments(tmp_path, tmp_path / "out", "--hold-out", "1"), file)
+        localisation.score(options(tmp_path, hold_out=1), file)
     with pytest.raises(UserError, match=r"too few to hold out every 9-th"):
-        LOCALISATION.score(arguments(tmp_path, tmp_path / "out", "--hold-out", "9"), file)
+        localisation.score(options(tmp_path, hold_out=9), file)
     place.cameras["0.png"] = place.cameras["0.png"]._replace(width=720, height=480)
     posed_scene.write_cameras(tmp_path, place)
     with pytest.raises(UserError, match=r"the features of 0\.png belong to an image of 360 x 240 px, but its camera to one of 720 x 480"):
-        LOCALISATION.score(arguments(tmp_path, tmp_path / "out"), file)
+        localisation.score(options(tmp_path), file)
 
 
 def test_a_scene_of_arbitrary_scale_tells_no_metres(tmp_path):
@@ -82,7 +78,7 @@ def test_a_scene_of_arbitrary_scale_tells_no_metres(tmp_path):
     assert scene.query_pairs == [("3.png", "1.png")], "a query against a query says nothing"
     assert len({camera.camera_id for camera in scene.cameras.values()}) == 1
     file = posed_scene.write_features(tmp_path / "f.h5", place)
-    (relative,) = LOCALISATION.score(arguments(tmp_path, tmp_path / "out", "--hold-out", "4"), file)
+    (relative,) = localisation.score(options(tmp_path, hold_out=4), file)
     assert relative.protocol.startswith("localisation-extent/") and relative.settings["unit"].startswith("arbitrary")
     assert relative.values["localised"] == relative.values["5%,10deg"] == 0.5, "7.png has no pair with a reference"
     assert relative.per_item["7.png"]["points"] == 0 and relative.per_item["3.png"]["distance"] < 1e-3
@@ -173,7 +169,7 @@ def test_aachen_from_the_folder_to_the_submission(tmp_path):
         np.testing.assert_allclose(scene.poses[name].R, place.cameras[name.removeprefix("db/")].R, atol=1e-12)
         np.testing.assert_allclose(scene.poses[name].t, place.cameras[name.removeprefix("db/")].t, atol=1e-12)
     file = posed_scene.write_features(tmp_path / "f.h5", renamed)
-    (found,) = LOCALISATION.score(arguments(tmp_path, tmp_path / "out"), file)
+    (found,) = localisation.score(options(tmp_path), file)
     assert found.values["localised"] == 1 and found.values["map_points"] == 150 and "server" in found.settings["truth"]
     poses = read_poses(tmp_path / "out" / "poses_Aachen_Day-Night.txt")
     assert set(poses) == {"3.png", "6.png"}, "names go without their folders"

@@ -1,8 +1,8 @@
 """Keypoint transfer: every rule against a slow count of its own, the data sets' files, label transfer."""
 
-import argparse
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -11,27 +11,24 @@ import pytest
 from PIL import Image
 from scipy.io import savemat
 
-from jaxdesc import config, figures, loop, predictor
+from jaxdesc import config, figures
 from jaxdesc.data import semantic
 from jaxdesc.data.builders.semantic import split_by_images
 from jaxdesc.data.semantic import SemanticPair
 from jaxdesc.evals import pck, transfers
 from jaxdesc.evals.pck import RULES
+from jaxdesc.predict import predictor
 from jaxdesc.store import weights
 from jaxdesc.store.flow import write_flo
+from jaxdesc.training import loop
 from jaxdesc.types import UserError
 
 WILLOW = Path("/work/shared/data/willow")
 SIZES = {"a.jpg": (80, 50), "b.jpg": (60, 90)}
 
 
-def arguments(*more):
-    parser = argparse.ArgumentParser()
-    for flag in ("--data", "--label", "--out", "--weights"):
-        parser.add_argument(flag)
-    parser.add_argument("--overwrite", action="store_true")
-    pck.add_flags(parser)
-    return parser.parse_args([*map(str, more)])
+def options(data, dataset="pf-willow", **more):
+    return pck.Options(data=data, dataset=dataset, **more)
 
 
 def image(path, size):
@@ -155,9 +152,9 @@ def test_willow_plain_by_identity_then_from_its_file(tmp_path):
         image(root / name, size)
         points[name] = rng.uniform(0, 40, (10, 2)), size
         np.savetxt((root / name).with_suffix(".txt"), points[name][0])
-    args = arguments("--data", root, "--dataset", "pf-willow", "--label", "identity", "--method", "identity", "--out", tmp_path / "out", "--figures", 1)
-    path = pck.predict(args, tmp_path / "out")
-    extent, img = pck.score(args, path)
+    chosen = options(root, label="identity", method="identity", out=tmp_path / "out", figures=1)
+    path = pck.predict(chosen, tmp_path / "out")
+    extent, img = pck.score(chosen, path)
     expected = []
     for a, b in (("car/1.jpg", "car/2.jpg"), ("car/2.jpg", "car/1.jpg"), ("duck/1.jpg", "duck/2.png"), ("duck/2.png", "duck/1.jpg")):
         (xy_a, (wa, ha)), (xy_b, (wb, hb)) = points[a], points[b]
@@ -168,16 +165,18 @@ def test_willow_plain_by_identity_then_from_its_file(tmp_path):
     assert extent.dataset == "pf-willow test (4 pairs)" and extent.per_item["class duck"]["pairs"] == 2
     assert [p.name for p in (tmp_path / "out" / "figures").iterdir()] == ["car-1.jpg--car-2.jpg.png"]
     stamp = path.stat().st_mtime_ns
-    assert pck.predict(args, tmp_path / "out").stat().st_mtime_ns == stamp, "nothing is done twice"
+    assert pck.predict(chosen, tmp_path / "out").stat().st_mtime_ns == stamp, (
+        "nothing is done twice"
+    )
     (root / "car" / "2.txt").write_text("1 2\n3 4\n")
     with pytest.raises(UserError, match="car: its keypoint files differ"):
-        pck.score(args, path)
+        pck.score(chosen, path)
     (root / "car" / "2.txt").write_text("1 b\n")
     with pytest.raises(UserError, match=r"2\.txt is malformed"):
-        pck.score(args, path)
+        pck.score(chosen, path)
     (root / "car" / "2.txt").unlink()
     with pytest.raises(UserError, match=r"no keypoints beside it: 2\.txt"):
-        pck.score(args, path)
+        pck.score(chosen, path)
 
 
 def test_weights_move_keypoints_their_own_way_or_by_stored_descriptors(tmp_path):
@@ -193,27 +192,30 @@ def test_weights_move_keypoints_their_own_way_or_by_stored_descriptors(tmp_path)
         (cold := predictor.untrained("cold", backbone="resnet10", width=4, dim=5, image_px=40)).config,
         jax.device_get(cold.variables),
     )
-    common = ("--data", root, "--dataset", "pf-willow", "--weights", tmp_path / "w.safetensors", "--label", "x", "--held-out")
-    args = arguments(*common, "--transfer", "own")
-    path = pck.predict(args, tmp_path / "own")
+    common = options(root, weights=tmp_path / "w.safetensors", label="x", held_out=True)
+    chosen = replace(common, transfer="own")
+    path = pck.predict(chosen, tmp_path / "own")
     held_out = split_by_images(semantic.plain(root)).validation
     assert len(held_out) == 2
     pair = held_out[0]
     moved = transfers.reader(path)[0](pair.source, pair.target, pair.xy_source, (60, 50))
     np.testing.assert_allclose(moved, cold.transfer(root / pair.source, root / pair.target, pair.xy_source), atol=1e-4)
-    (_, found) = pck.score(args, path)
+    (_, found) = pck.score(chosen, path)
     assert found.values["descriptor [bytes]"] == 20 and found.dataset == "pf-willow held out (2 pairs)" and found.settings["pairs"] == 2
     near = {}
     for storage in ("float32", "int8"):
-        args = arguments(*common, "--transfer", "nearest", "--storage", storage)
-        path = pck.predict(args, tmp_path / storage)
+        chosen = replace(common, transfer="nearest", storage=storage)
+        path = pck.predict(chosen, tmp_path / storage)
         near[storage] = transfers.reader(path)[0](pair.source, pair.target, pair.xy_source, (60, 50))
-        assert pck.score(args, path)[0].values["descriptor [bytes]"] == {"float32": 20, "int8": 7}[storage]
+        assert (
+            pck.score(chosen, path)[0].values["descriptor [bytes]"]
+            == {"float32": 20, "int8": 7}[storage]
+        )
     assert not np.array_equal(near["float32"], near["int8"]), "five bytes are not exact"
     with pytest.raises(UserError, match="--storage int8 is for --transfer nearest"):
-        pck.predict(arguments(*common, "--transfer", "own", "--storage", "int8"), tmp_path / "none")
+        replace(common, transfer="own", storage="int8")
     with pytest.raises(UserError, match="--held-out is for --dataset pf-willow"):
-        pck.predict(arguments("--data", root, "--dataset", "pf-willow", "--held-out", "--pairs", root / "none.csv"), tmp_path / "none")
+        options(root, held_out=True, pairs=root / "none.csv")
 
 
 def test_transfers_are_drawn_green_within_20_px(tmp_path, monkeypatch):
@@ -252,10 +254,9 @@ def test_a_checkpoint_scores_the_same_in_training_and_here(tmp_path):
     overrides |= {"report.validation_pairs": 4, "train.steps": 1, "draw.brightness": 0.9}
     cfg = config.load("configs/cold.py:smoke", {k: str(v) for k, v in overrides.items()})
     scores = loop.run(cfg, tmp_path / "run")
-    common = ("--data", root, "--dataset", "pf-willow", "--held-out", "--label", "x")
-    how = ("--transfer", "own", "--rule", "dhpf-240")
-    args = arguments(*common, "--weights", tmp_path / "run", *how)
-    (found,) = pck.score(args, pck.predict(args, tmp_path / "out"))
+    how = {"held_out": True, "transfer": "own", "rule": ("dhpf-240",)}
+    chosen = options(root, weights=tmp_path / "run", label="x", **how)
+    (found,) = pck.score(chosen, pck.predict(chosen, tmp_path / "out"))
     assert found.settings["pairs"] == 4 == cfg.report.validation_pairs
     theirs = [found.values[f"PCK@{alpha:g}"] for alpha in pck.REPORTED]
     assert [scores[f"pck@{alpha:g}"] for alpha in pck.REPORTED] == pytest.approx(theirs, abs=1e-6)
@@ -288,8 +289,12 @@ def test_pascal_list_with_padding_and_boxes(tmp_path):
     np.testing.assert_array_equal(found.xy_source, [[1.5, 3], [2, 4]])
     np.testing.assert_array_equal(found.xy_target, [[5, 7], [6, 8]])
     np.testing.assert_array_equal([found.box_source, found.box_target], [[1, 2, 30, 20], [5, 6, 50, 39]])
-    args = arguments("--data", tmp_path / "PF", "--dataset", "pf-pascal", "--label", "x", "--method", "identity")
-    assert [r.protocol for r in pck.score(args, pck.predict(args, tmp_path / "out"))] == ["pck/hpf-img", "pck/hpf-bbox", "pck/dhpf-240"]
+    chosen = options(tmp_path / "PF", "pf-pascal", label="x", method="identity")
+    assert [r.protocol for r in pck.score(chosen, pck.predict(chosen, tmp_path / "out"))] == [
+        "pck/hpf-img",
+        "pck/hpf-bbox",
+        "pck/dhpf-240",
+    ]
     for change, sentence in (
         (("YB", "Y"), "no column 'YB'"),
         (("7;8", "7;eight"), "line 2: as many x as y"),
@@ -315,8 +320,8 @@ def test_spair_with_variations(tmp_path):
     path.parent.mkdir(parents=True)
     path.write_text(json.dumps(data))
     np.savez(tmp_path / "t.npz", **{"JPEGImages-cat-1.jpg--JPEGImages-cat-2.jpg": np.array([[5, 10.0], [7, 12.1]])})
-    args = arguments("--data", tmp_path, "--dataset", "spair", "--label", "x", "--rule", "hpf-bbox")
-    (found,) = pck.score(args, tmp_path / "t.npz")
+    chosen = options(tmp_path, "spair", label="x", rule=("hpf-bbox",))
+    (found,) = pck.score(chosen, tmp_path / "t.npz")
     assert found.values["PCK@0.1"] == 0.5, "4.0 and 4.1 px, of 0.1 x 40"
     assert found.per_item["viewpoint_variation=2"]["PCK@0.1"] == found.per_item["truncation=3"]["PCK@0.1"] == 0.5
     for change, sentence in (
@@ -326,10 +331,10 @@ def test_spair_with_variations(tmp_path):
     ):
         path.write_text(json.dumps(data | change))
         with pytest.raises(UserError, match=sentence):
-            pck.score(args, tmp_path / "t.npz")
+            pck.score(chosen, tmp_path / "t.npz")
     path.unlink()
     with pytest.raises(UserError, match=r"cat\.json cannot be read"):
-        pck.score(args, tmp_path / "t.npz")
+        pck.score(chosen, tmp_path / "t.npz")
 
 
 def test_labels_of_caltech(tmp_path):
@@ -339,7 +344,7 @@ def test_labels_of_caltech(tmp_path):
     (tmp_path / "test_pairs_caltech.csv").write_text(text)
     moved = np.array([[10, 10], [39, 10], [39, 29], [10, 29.0]])
     np.savez(tmp_path / "t.npz", **{"c-1.jpg--c-2.jpg": moved})
-    (found,) = pck.score(arguments("--data", tmp_path, "--dataset", "caltech", "--label", "x"), tmp_path / "t.npz")
+    (found,) = pck.score(options(tmp_path, "caltech", label="x"), tmp_path / "t.npz")
     box, triangle = np.zeros((50, 60), bool), np.zeros((50, 60), bool)
     for y in range(50):
         for x in range(60):
@@ -360,7 +365,7 @@ def test_nearest_descriptors_find_what_was_moved(tmp_path, monkeypatch):
     """With pixels' own colours as descriptors, a keypoint of a shifted image finds its place in both sizes."""
     from types import SimpleNamespace
 
-    from jaxdesc import predictor
+    from jaxdesc.predict import predictor
 
     rng = np.random.default_rng(7)
     texture = rng.integers(0, 256, (70, 90, 3), dtype=np.uint8)
@@ -373,7 +378,6 @@ def test_nearest_descriptors_find_what_was_moved(tmp_path, monkeypatch):
         return values / np.linalg.norm(values, axis=-1, keepdims=True)
 
     monkeypatch.setattr(predictor, "load", lambda weights: SimpleNamespace(describe=describe, source="colours", digest="0", dim=3))
-    args = arguments("--data", tmp_path, "--dataset", "pf-willow", "--weights", "w", "--max-side", 128)
-    _, move = pck.trained(args)
+    _, move = pck.trained(options(tmp_path, weights="w", max_side=128))
     xy = np.array([[20.0, 11], [64, 50], [33, 29]])
     np.testing.assert_allclose(move(tmp_path / "d/1.png", tmp_path / "d/2.png", xy, (80, 60), (85, 67)), xy - [5, 3], atol=1e-9)

@@ -1,6 +1,5 @@
 """Relative pose: known cameras and points, oracles by other formulas, degenerate scenes, and every list that pairs come in."""
 
-import argparse
 import json
 import pickle
 import sys
@@ -9,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from jaxdesc.evals import cameras, load, pickles, pose_pairs, result, two_view
+from jaxdesc.evals import cameras, pickles, pose_pairs, relative_pose, result, two_view
 from jaxdesc.evals.relative_pose import at_long_side
 from jaxdesc.store import features as feature_files
 from jaxdesc.store import matches as match_files
@@ -18,7 +17,6 @@ from jaxdesc.types import UserError
 
 K0 = np.array([[300.0, 0, 180.3], [0, 310.0, 120.7], [0, 0, 1]])
 K1 = np.array([[420.0, 0, 200.1], [0, 400.0, 149.2], [0, 0, 1]])
-RELATIVE_POSE = load("relative_pose")
 
 
 def rotation(*vector):
@@ -299,10 +297,8 @@ def test_cameras_that_cannot_be_read(tmp_path):
 # ---- the protocol
 
 
-def arguments(data, *more):
-    parser = argparse.ArgumentParser()
-    RELATIVE_POSE.add_flags(parser)
-    return argparse.Namespace(**vars(parser.parse_args(more)), data=str(data), label="truth", weights=None, overwrite=False)
+def options(data, **more):
+    return relative_pose.Options(data=data, label="truth", **more)
 
 
 def projected_scene(folder, seed=9, count=120):
@@ -329,7 +325,9 @@ def projected_scene(folder, seed=9, count=120):
 
 def test_exact_features_score_one(tmp_path):
     projected_scene(tmp_path)
-    found = {r.protocol: r for r in RELATIVE_POSE.score(arguments(tmp_path), tmp_path / "features.h5")}
+    found = {
+        r.protocol: r for r in relative_pose.score(options(tmp_path), tmp_path / "features.h5")
+    }
     assert set(found) == {"auc/cv2-ransac@1px", "pose-accuracy/cv2-ransac@1px", "precision/sym-epipolar2@0.0005"}
     auc = found["auc/cv2-ransac@1px"]
     assert auc.values["auc@5"] > 0.99 and auc.values["failed"] == 0 and auc.dataset == tmp_path.name and auc.method == "truth"
@@ -350,11 +348,11 @@ def test_matches_from_a_file_count_and_failures_are_infinite(tmp_path):
 
     write("a.png", "b.png", np.arange(90))
     write("c.png", "a.png", np.arange(3))  # too few, and in the other order than the pair
-    args = arguments(tmp_path, "--matches", str(tmp_path / "m.h5"), "--long-side", "200", "--threshold", "0.5")
+    chosen = options(tmp_path, matches=tmp_path / "m.h5", long_side=200, threshold=0.5)
     with pytest.raises(UserError, match=r"no `matches0` of the pair b\.png c\.png"):
-        RELATIVE_POSE.score(args, tmp_path / "features.h5")
+        relative_pose.score(chosen, tmp_path / "features.h5")
     match_files.write_hdf5(tmp_path / "m.h5", "b.png", "c.png", np.zeros((0, 2), int), np.zeros(0), 120)
-    auc, accuracy, precision = RELATIVE_POSE.score(args, tmp_path / "features.h5")
+    auc, accuracy, precision = relative_pose.score(chosen, tmp_path / "features.h5")
     assert auc.protocol == "auc/cv2-ransac@0.5px-200"
     assert auc.values["failed"] == pytest.approx(2 / 3) and 0.32 < auc.values["auc@5"] <= 1 / 3
     assert np.isinf(accuracy.values["median_rotation_deg"]) and accuracy.values["rotation@5"] == pytest.approx(1 / 3)
@@ -363,7 +361,7 @@ def test_matches_from_a_file_count_and_failures_are_infinite(tmp_path):
     assert result.read(result.write(accuracy, tmp_path)).values["median_rotation_deg"] == np.inf
     feature_files.write_hdf5(tmp_path / "other.h5", "a.png", feature_files.Features(np.zeros((5, 2)), np.zeros((5, 4)), np.ones(5), None, (400, 300)))
     with pytest.raises(UserError, match=r"holds no features of 2 of the 3 images, such as b\.png"):
-        RELATIVE_POSE.score(args, tmp_path / "other.h5")
+        relative_pose.score(chosen, tmp_path / "other.h5")
 
 
 def test_features_without_descriptors_npz_folders_and_foreign_matches(tmp_path):
@@ -378,17 +376,19 @@ def test_features_without_descriptors_npz_folders_and_foreign_matches(tmp_path):
         for file, kept in (("bare.h5", found), ("few.h5", found.take(np.arange(50)))):
             bare = feature_files.Features(kept.keypoints, np.zeros((len(kept), 0), np.float32), kept.scores, None, (400, 300))
             feature_files.write_hdf5(tmp_path / file, name, bare)
-    matches = ("--matches", str(tmp_path / "m.h5"))
-    for args, predictions in ((arguments(tmp_path, *matches), "bare.h5"), (arguments(tmp_path, "--suffix", ".test"), "npz")):
-        assert RELATIVE_POSE.score(args, tmp_path / predictions)[2].values == {"precision": 1, "matching_score": 1, "matches": 120}
+    with_matches = options(tmp_path, matches=tmp_path / "m.h5")
+    every = {"precision": 1, "matching_score": 1, "matches": 120}
+    npz = options(tmp_path, suffix=".test")
+    for chosen, predictions in ((with_matches, "bare.h5"), (npz, "npz")):
+        assert relative_pose.score(chosen, tmp_path / predictions)[2].values == every
     with pytest.raises(UserError, match=r"the matches of a\.png b\.png point beyond the 50 keypoints of a\.png"):
-        RELATIVE_POSE.score(arguments(tmp_path, *matches), tmp_path / "few.h5")
+        relative_pose.score(with_matches, tmp_path / "few.h5")
     with pytest.raises(UserError, match="no descriptors"):
-        RELATIVE_POSE.score(arguments(tmp_path), tmp_path / "bare.h5")
+        relative_pose.score(options(tmp_path), tmp_path / "bare.h5")
     with pytest.raises(UserError, match="There is no file --matches"):
-        RELATIVE_POSE.score(arguments(tmp_path, "--matches", "nowhere.h5"), tmp_path / "bare.h5")
+        relative_pose.score(options(tmp_path, matches="nowhere.h5"), tmp_path / "bare.h5")
     with pytest.raises(UserError, match="with --data or a list with --pairs"):
-        RELATIVE_POSE.score(argparse.Namespace(**{**vars(arguments(tmp_path)), "data": None}), tmp_path / "bare.h5")
+        relative_pose.score(options(""), tmp_path / "bare.h5")
 
 
 def test_a_resized_calibration_projects_onto_resized_pixels():

@@ -1,25 +1,21 @@
 """Structure from motion: a known place comes out whole, its figures as counted by hand, its cloud as files; and nothing comes out of noise."""
 
-import argparse
 
 import h5py
 import numpy as np
 import pytest
 from PIL import Image
 
-from jaxdesc.evals import cameras, cloud, load, sfm
+from jaxdesc.evals import cameras, cloud, sfm
 from jaxdesc.store import features as feature_files
 from jaxdesc.types import UserError
 from tests.evals import posed_scene
 
 pycolmap = pytest.importorskip("pycolmap")
-SFM = load("sfm")
 
 
-def arguments(data, out, *more):
-    parser = argparse.ArgumentParser()
-    SFM.add_flags(parser)
-    return argparse.Namespace(**vars(parser.parse_args(more)), data=str(data), out=str(out), label="truth", weights=None, overwrite=False)
+def options(data, out="", **more):
+    return sfm.Options(data=data, out=out, label="truth", **more)
 
 
 def test_a_known_place_comes_out_whole(tmp_path):
@@ -29,7 +25,7 @@ def test_a_known_place_comes_out_whole(tmp_path):
     posed_scene.write_cameras(tmp_path, place)
     file = posed_scene.write_features(tmp_path / "f.h5", place, blank=("7.png",))
     out = tmp_path / "out"
-    (found,) = SFM.score(arguments(tmp_path, out), file)
+    (found,) = sfm.score(options(tmp_path, out), file)
     assert found.protocol == "sfm/colmap-incremental" and found.settings["pairs"] == "exhaustive" and found.settings["cameras"] == "known, refined"
     values = found.values
     assert values["registered"] == 7 and values["registered_share"] == 7 / 8 and values["points"] == 150
@@ -56,7 +52,7 @@ def test_a_known_place_comes_out_whole(tmp_path):
     assert (np.abs(picture - [200, 30, 60]).max(-1) < 12).sum() > 300, "and are in the picture"
     assert (np.abs(picture - [0xD6, 0x27, 0x28]).max(-1) < 25).sum() > 300, "with the cameras"
 
-    (again,) = SFM.score(arguments(tmp_path, out), file)
+    (again,) = sfm.score(options(tmp_path, out), file)
     assert again.values == values, "the seed is fixed, and what was written is replaced"
     assert sorted(path.name for path in out.iterdir()) == [f"cloud_{tmp_path.name}.ply", f"cloud_{tmp_path.name}.png", f"sparse_{tmp_path.name}"]
 
@@ -67,7 +63,7 @@ def test_nothing_comes_out_of_noise(tmp_path):
     posed_scene.write_cameras(tmp_path, place)
     (tmp_path / "pairs.txt").write_text("0.png 1.png\n")
     file = posed_scene.write_features(tmp_path / "f.h5", place, lost=place.cameras)
-    (found,) = SFM.score(arguments(tmp_path, tmp_path / "out", "--cameras", "guessed"), file)
+    (found,) = sfm.score(options(tmp_path, tmp_path / "out", cameras="guessed"), file)
     assert found.values["registered"] == found.values["points"] == 0 and np.isnan(found.values["reprojection_px"])
     assert found.settings["pairs"] == "of pairs.txt" and found.settings["cameras"].startswith("guessed")
     assert not (tmp_path / "out").exists()
@@ -78,23 +74,23 @@ def test_what_is_missing_is_said(tmp_path):
     posed_scene.write_images(tmp_path, place.cameras)
     file = posed_scene.write_features(tmp_path / "f.h5", place)
     with pytest.raises(UserError, match="holds no known cameras"):
-        SFM.score(arguments(tmp_path, tmp_path, "--cameras", "known"), file)
+        sfm.score(options(tmp_path, cameras="known"), file)
     place.cameras.pop("1.png")
     posed_scene.write_cameras(tmp_path, place)
     with pytest.raises(UserError, match=r"knows no camera of 1 of the 2 images, such as 1\.png: take --cameras guessed"):
-        SFM.score(arguments(tmp_path, tmp_path), file)
+        sfm.score(options(tmp_path), file)
     posed_scene.write_images(tmp_path, ["new.png"])
     with pytest.raises(UserError, match=r"holds no features of 1 of the 3 images, such as new\.png"):
-        SFM.score(arguments(tmp_path, tmp_path, "--cameras", "guessed"), file)
+        sfm.score(options(tmp_path, cameras="guessed"), file)
     with pytest.raises(UserError, match="name their folder with --data"):
-        SFM.score(argparse.Namespace(**{**vars(arguments(tmp_path, tmp_path)), "data": None}), file)
+        sfm.score(options(""), file)
     bare = tmp_path / "bare.h5"
     for name in ("0.png", "1.png", "new.png"):
         feature_files.write_hdf5(bare, name, feature_files.Features(np.zeros((3, 2)), np.ones((3, 4)), np.ones(3), None, (9, 9)))
     with h5py.File(bare, "r+") as opened:
         del opened["0.png/image_size"]
     with pytest.raises(UserError, match=r"features of 0\.png do not say how large the image is"):
-        SFM.score(arguments(tmp_path, tmp_path, "--cameras", "guessed"), bare)
+        sfm.score(options(tmp_path, cameras="guessed"), bare)
 
 
 # ---- the picture

@@ -8,8 +8,8 @@ import jax
 import numpy as np
 import pytest
 
-from jaxdesc import predictor
 from jaxdesc.ops.sampling import full_size
+from jaxdesc.predict import predictor
 
 SIZE = (111, 143)
 PLACES = [(0.3, 0.3), (0.75, 0.4), (0.5, 0.75)]  # of the blob, fractions of width and height
@@ -57,7 +57,7 @@ def network(name):
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_blob_is_found_where_it_is(name):
     net, variables = network(name)
-    method = net._method
+    method = net.method
     describe = jax.jit(
         lambda images: full_size(method.describe(variables, images), method.grid(*SIZE), SIZE)
     )

@@ -3,8 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdesc.nets.conv_mixer import ConvMixer
-from jaxdesc.nets.l2net import QuadL2Net
+from jaxdesc.methods.pump.conv_mixer import ConvMixer
+from jaxdesc.methods.pump.l2net import QuadL2Net
 from jaxdesc.nets.layers import BatchNorm, ShuffledConv, upsample2
 from jaxdesc.ops.normalise import l2_normalise
 

@@ -8,11 +8,11 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from jaxdesc.config import OptimConfig
-from jaxdesc.engine.optim import make_optimizer
-from jaxdesc.engine.step import new_state
 from jaxdesc.store import weights
 from jaxdesc.store.checkpoint import Checkpoints
 from jaxdesc.store.pretrained import pretrained
+from jaxdesc.training.optim import make_optimizer
+from jaxdesc.training.step import new_state
 from jaxdesc.types import UserError
 
 

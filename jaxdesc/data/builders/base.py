@@ -25,8 +25,9 @@ import tensorflow_datasets as tfds
 from tqdm import tqdm
 
 from jaxdesc.config import cache_folder
-from jaxdesc.data.images import UnreadableImage, encode_for_dataset
+from jaxdesc.data.images import encode_for_dataset
 from jaxdesc.errors import UserError
+from jaxdesc.images import UnreadableImage
 
 VERSION = "1.0.0"  # of what is stored and how; part of every digest
 MAX_UNREADABLE = 0.05  # share of a folder's images above which something is wrong with the folder

@@ -24,7 +24,8 @@ import tensorflow_datasets as tfds
 from jaxdesc.data import align
 from jaxdesc.data.builders import base
 from jaxdesc.errors import UserError
-from jaxdesc.ops import frames
+from jaxdesc.images import fit, rescale
+from jaxdesc.ops.matching import decode_pose
 
 FEATURES_KEPT = 2000  # images whose SIFT features stay in memory (0.2 MB each)
 MAX_CODE = 128  # 8 rint(2 log2 scale): no image shows another 256 times as large
@@ -199,12 +200,11 @@ def without_codes(xy12: np.ndarray) -> Correspondences:
 def read_code(code: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """log2 scale and quarter turns (clockwise as seen) of image 2 in PUMP's codes (K,).
 
-    code = 8 rint(2 log2 scale) + rotation code; image 2 turned by 90 degrees clockwise has
-    the rotation code 2, counter-clockwise 6. An odd multiple of 45 degrees goes to the
-    nearest half turn, so that codes that mirror one another get turns that do.
+    See `ops.matching.encode_pose`. An odd multiple of 45 degrees goes to the nearest half turn,
+    so that codes that mirror one another get turns that do.
     """
-    half_octaves, eighths = np.divmod(code, 8)
-    return half_octaves / 2, np.rint(eighths / 2) % 4
+    scale, rotation_deg = decode_pose(code)
+    return np.log2(scale), np.rint(rotation_deg / 90) % 4
 
 
 def read_correspondences(
@@ -224,8 +224,8 @@ def read_correspondences(
         raise UserError(f"{file} is not a NumPy array: {error}.") from error
     if rows.ndim != 2 or rows.shape[1] < 4 or not np.issubdtype(rows.dtype, np.number) or not np.isfinite(rows[:, :4]).all():
         raise UserError(f"{file} holds {rows.dtype} of shape {rows.shape} where rows of finite numbers x1 y1 x2 y2 belong.")
-    stored = [frames.fitted(hw, max_side_px) for hw in original_hws]
-    xy12 = np.concatenate([frames.rescaled(rows[:, 2 * i : 2 * i + 2], original_hws[i], stored[i]) for i in range(2)], axis=1)
+    stored = [fit(hw, max_side_px) for hw in original_hws]
+    xy12 = np.concatenate([rescale(rows[:, 2 * i : 2 * i + 2], original_hws[i], stored[i]) for i in range(2)], axis=1)
     limit = np.array([stored[0][1], stored[0][0], stored[1][1], stored[1][0]]) - 0.5
     inside = ((xy12 >= -0.5) & (xy12 <= limit)).all(axis=1)
     if rows.shape[1] < 6:

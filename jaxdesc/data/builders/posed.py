@@ -24,7 +24,7 @@ from jaxdesc.data.cameras import Camera
 from jaxdesc.data.keypoints import SIFT_VERSION, sift
 from jaxdesc.data.posed_draw import depth_range, seen_within
 from jaxdesc.errors import UserError
-from jaxdesc.ops import frames
+from jaxdesc.images import fit, rescale
 
 MAX_ROTATION_DEG = 80.0
 MAX_PAIRS = 5000  # of a scene
@@ -214,7 +214,7 @@ class Views(base.LocalBuilder):
                     f"{scene.files[name]} is {width}x{height} px, but its camera {camera.width}x{camera.height} px: "
                     "the images must be those that were calibrated, without EXIF orientation."
                 )
-            xy = frames.rescaled(camera.xy_px, camera_hw, stored_hw)
+            xy = rescale(camera.xy_px, camera_hw, stored_hw)
             if scene.detect:
                 xy = np.concatenate([xy, sift(photo["image"], MAX_KEYPOINTS).xy_px])
             return {"K": resized(camera.K, camera_hw, stored_hw).astype(np.float32), "xy_px": xy.astype(np.float32)}
@@ -282,8 +282,8 @@ class PosedPairs(base.LocalBuilder):
                     "spread": np.float32(spread(scene.cameras.values()) / length),
                     "point_depth": np.float32(scene.point_depth / length),
                     **{"known_1to2": known_1to2.astype(np.int32), "known_2to1": known_2to1.astype(np.int32)},
-                    "xy_1to2": frames.rescaled(xy_1to2, (camera2.height, camera2.width), index[name2][1]),
-                    "xy_2to1": frames.rescaled(xy_2to1, (camera1.height, camera1.width), index[name1][1]),
+                    "xy_1to2": rescale(xy_1to2, (camera2.height, camera2.width), index[name2][1]),
+                    "xy_2to1": rescale(xy_2to1, (camera1.height, camera1.width), index[name1][1]),
                 },
             )
         if tell:
@@ -299,7 +299,7 @@ def resized(K: np.ndarray, from_hw: Sequence[int], to_hw: Sequence[int]) -> np.n
 def _names(images: ViewImages) -> list[tuple[str, tuple[int, int]]]:
     """Name and stored (H, W) of each photograph, in order."""
     stored = images.as_data_source("images", decoders={"image": tfds.decode.SkipDecoding()})
-    return [(os.fsdecode(example["name"]), frames.fitted(example["original_hw"], images.max_side_px)) for example in stored]
+    return [(os.fsdecode(example["name"]), fit(example["original_hw"], images.max_side_px)) for example in stored]
 
 
 def prepare(label: str, scenes: Sequence[Callable[[], Scene]], files: Mapping[str, Path], where: str, max_side_px: int, cache: str, *options: Any) -> PosedSet:

@@ -29,7 +29,7 @@ from jaxdesc.data.builders.posed import counts
 from jaxdesc.data.images import find_images
 from jaxdesc.data.semantic import ObjectMask, SemanticPair
 from jaxdesc.errors import UserError
-from jaxdesc.ops import frames
+from jaxdesc.images import fit, rescale
 
 ANNOTATIONS = (".csv", ".txt", ".mat", ".json")
 VALIDATION_SHARE, LEAST_HELD_OUT, LEAST_IMAGES = 0.3, 2, 4  # of a category's images, where a data set names no pairs for validation
@@ -182,7 +182,7 @@ class SemanticPairs(base.LocalBuilder):
 
         @functools.cache
         def mask_of(mask: ObjectMask, hw: tuple[int, int]) -> bytes:
-            return encoded_mask(mask.read(hw), frames.fitted(hw, self.images.max_side_px))
+            return encoded_mask(mask.read(hw), fit(hw, self.images.max_side_px))
 
         for split, pairs in (("train", listing.train), ("validation", listing.validation)):
             kept = []
@@ -215,7 +215,7 @@ def common_keypoints(pair: SemanticPair, index: Mapping[str, tuple[int, tuple[in
     sides = [(xy, np.array(hw[::-1]) - 1) for xy, hw in ((pair.xy_source, hw1), (pair.xy_target, hw2))]
     inside = np.logical_and(*(((xy >= -TOLERANCE_PX) & (xy <= last + TOLERANCE_PX)).all(1) for xy, last in sides))
     found = [
-        frames.rescaled(np.clip(xy[inside], 0, last), hw, frames.fitted(hw, max_side_px)) for (xy, last), hw in zip(sides, (hw1, hw2), strict=True)
+        rescale(np.clip(xy[inside], 0, last), hw, fit(hw, max_side_px)) for (xy, last), hw in zip(sides, (hw1, hw2), strict=True)
     ]
     return {"index1": i1, "index2": i2, "flip": pair.flip, "xy1_px": found[0], "xy2_px": found[1]}, int((~inside).sum())
 

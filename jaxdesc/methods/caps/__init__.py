@@ -4,29 +4,34 @@ Wang, Zhou, Hariharan, Snavely, ECCV 2020. Descriptors learn from pairs of photo
 location of a point in the other image shall lie on the point's epipolar line, and lead back to the point. Coarse descriptors search the whole image, fine
 ones a window around what the coarse ones found.
 
-| paper                                          | function                                | test                          |
-|------------------------------------------------|-----------------------------------------|-------------------------------|
-| suppl. Table 3: the network                    | nets.unet.CapsNet, nets.resnet.ResNet   | tests/nets/test_resnet.py     |
-| differentiable matching layer, coarse to fine  | methods.caps.matching.match_pair        | tests/methods/test_caps.py    |
-| epipolar and cycle losses, reweighting         | methods.caps.loss.pair_losses           | tests/methods/test_caps.py    |
-| distance of a point to an epipolar line        | ops.epipolar.epipolar_distance          | tests/ops/test_epipolar.py    |
-| suppl. 5: dense matches; pairs of points       | methods.caps.infer.match, query         | tests/methods/test_caps.py    |
-| suppl. 4, Fig. 1 and 2                         | infer.distributions, figures            | tests/test_match_verb.py      |
-| suppl. 7: pairs, pruning, curriculum           | data.builders.posed, data.posed_draw    | tests/data/test_posed.py      |
+Modules and tests without a folder are those of methods/caps and tests/methods/caps.
+
+| paper                                         | function                             | test                 |
+|-----------------------------------------------|--------------------------------------|----------------------|
+| suppl. Table 3: the network                   | unet.CapsNet, nets.resnet.ResNet     | nets/test_resnet.py  |
+| differentiable matching layer, coarse to fine | matching.match_pair                  | test_caps.py         |
+| epipolar and cycle losses, reweighting        | loss.pair_losses                     | test_caps.py         |
+| distance of a point to an epipolar line       | ops.epipolar.epipolar_distance       | ops/test_epipolar.py |
+| suppl. 5: dense matches; pairs of points      | infer.match, query                   | test_caps.py         |
+| suppl. 4, Fig. 1 and 2                        | infer.distributions, figures         | test_match_verb.py   |
+| suppl. 7: pairs, pruning, curriculum          | data.builders.posed, data.posed_draw | data/test_posed.py   |
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar
+from pathlib import Path
+from typing import Any, ClassVar
 
-from jaxdesc.config import option
-from jaxdesc.methods.caps import infer, loss, network
+from jaxdesc.config import MethodConfig, option
+from jaxdesc.method import Definition, Method, Released
+from jaxdesc.methods.caps import explain, infer, loss, network
 from jaxdesc.nets.resnet import DEPTHS
-from jaxdesc.types import Method, UserError
+from jaxdesc.types import UserError
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(MethodConfig):
     name: ClassVar[str] = "caps"
 
     backbone: str = option("resnet50", "the encoder: its stages at 1/4, 1/8 and 1/16", choices=tuple(f"resnet{depth}" for depth in DEPTHS))
@@ -67,6 +72,18 @@ class Config:
     cycle_share: float = option(0.025, "cycle losses: points nearer to their line than this share of the shorter side count", above=0)
     cycle_px: float = option(40.0, "cycle losses: distances below this count, others are 0", above=0)
 
+    @classmethod
+    def check_file(cls, fields: Mapping[str, Any], version: int, where: Any) -> None:
+        """The converter of format 1 mixed up two halves of the released decoder's channels.
+
+        Such a file does not say whether it was converted or trained here, so it is refused.
+        """
+        if version == 1 and fields.get("decoder") == "released" and Path(where).is_file():
+            raise UserError(
+                f"{where} may hold CAPS weights that an earlier version converted wrongly: "
+                "make it again with `python -m jaxdesc.convert`."
+            )
+
     def validate(self, config) -> None:
         """What `option` cannot say; raises UserError naming the field."""
         if min(self.decoder_features) < 1:
@@ -93,4 +110,15 @@ def build(cfg: Config, axis_name: str | None = None) -> Method:
         grid=partial(network.grid, cfg),
         match=partial(infer.match, net=net),
         describe_at=partial(infer.describe_at, net=net),
+        points=partial(infer.points, net=net, cfg=cfg),
+        explain=partial(explain.explain, net=net, cfg=cfg),
     )
+
+
+def _released() -> Released:
+    from jaxdesc.methods.caps import weights  # which knows Config
+
+    return Released(weights.from_torch, weights.LICENCE)
+
+
+METHOD = Definition(Config, build, infer.MatchOptions, _released)

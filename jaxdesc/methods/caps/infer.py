@@ -10,28 +10,33 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxdesc.config import Options, option
+from jaxdesc.images import pad, pad_points, to_float
 from jaxdesc.methods.caps import network
 from jaxdesc.methods.caps.matching import match_pair, similarities, window_shape
-from jaxdesc.ops import frames
 from jaxdesc.ops.matching import nearest_cells
 from jaxdesc.ops.sampling import px_from_uv, sample, uv_from_px, uv_grid
 from jaxdesc.types import Array, Correspondences, UserError, Variables
 
-STEP = 64  # pixels: images are filled up to multiples of it, so that photographs of many sizes compile a handful of programs
-POINTS = 1024  # likewise, of points
+POINTS = 1024  # points are padded to multiples of it: few programs
 GROUP = 256  # points whose scores with a whole map exist at once
 
 
 @dataclass(frozen=True)
-class MatchOptions:
+class MatchOptions(Options):
     """How two images are matched densely."""
 
-    mutual: bool = True  # only cells that choose each other; False: the nearest neighbour of every cell, as in the paper's figures
-
-    def __post_init__(self):
-        """Raises UserError naming the field that is wrong."""
-        if not isinstance(self.mutual, bool):
-            raise UserError(f"MatchOptions.mutual = {self.mutual!r} must be True or False.")
+    mutual: bool = option(
+        True,
+        "cells that choose each other alone; one way: the nearest neighbour of every cell",
+        flag="one-way",
+    )
+    search: str = option(
+        "local",
+        "where given points are looked for finely: in the window around the coarse match, as the "
+        "paper describes it, or in the whole fine map, as the released program does",
+        choices=("local", "global"),
+    )
 
 
 _features = jax.jit(network.features, static_argnames="net")
@@ -39,9 +44,9 @@ _describe = jax.jit(network.describe, static_argnames="net")
 
 
 def _filled(image: Array, name: str = "image") -> tuple[np.ndarray, tuple[int, int]]:
-    """(1, H', W', 3) float32, filled up to multiples of STEP by reflection at the right and bottom, and the image's own (H, W)."""
-    pixels = frames.pixels(image, name)
-    return frames.filled(pixels, STEP)[None], pixels.shape[:2]
+    """(1, H', W', 3) float32, padded, and the image's own (H, W)."""
+    pixels = to_float(image, name)
+    return pad(pixels)[None], pixels.shape[:2]
 
 
 @partial(jax.jit, static_argnames=("size_hw", "normalize"))
@@ -61,7 +66,7 @@ def describe_at(variables: Variables, image: Array, xy_px: Array, normalize: boo
     """
     pixels, _ = _filled(image)
     maps = _features(net, variables, pixels)
-    return _at(maps.coarse[0], maps.fine[0], frames.filled_points(xy_px, POINTS), pixels.shape[1:3], normalize)[: len(xy_px)]
+    return _at(maps.coarse[0], maps.fine[0], pad_points(xy_px, POINTS), pixels.shape[1:3], normalize)[: len(xy_px)]
 
 
 def _cells_inside(map_hw: tuple[int, int], frame_hw: tuple[int, int], size_hw: Array) -> tuple[Array, Array]:
@@ -163,7 +168,7 @@ def distributions(variables: Variables, image1: Array, image2: Array, xy1_px: Ar
       UserError: an image that is no RGB image; points outside image 1.
     """
     options = {"window": cfg.window, "use_nn": cfg.use_nn, "similarity": cfg.similarity}
-    image1, image2 = (frames.pixels(image, name) for image, name in ((image1, "image1"), (image2, "image2")))
+    image1, image2 = (to_float(image, name) for image, name in ((image1, "image1"), (image2, "image2")))
     xy1 = _points_inside(xy1_px, image1.shape[:2])
     matches, maps2 = jax.device_get(_pair(variables, image1, image2, xy1, net, **options))
     size, n = image2.shape[:2], len(xy1)
@@ -182,28 +187,37 @@ _query_maps = jax.jit(query_maps, static_argnames=("window", "search", "similari
 
 
 def query(
-    variables: Variables, image1: Array, image2: Array, xy1_px: Array, *, net: nn.Module, cfg, search: str = "local"
+    variables: Variables,
+    image1: Array,
+    image2: Array,
+    xy1_px: Array,
+    options: MatchOptions = MatchOptions(),
+    *,
+    net: nn.Module,
+    cfg,
 ) -> tuple[Correspondences, np.ndarray]:
     """Where points of image 1 are in image 2: the coarse nearest neighbour in the whole map, then the fine one. CAPS, section 3.
 
     Args:
       image1, image2: (H, W, 3) uint8, or float in [0, 1]. xy1_px: (N, 2) pixels of image 1.
-      cfg: of the method: window and similarity.
-      search: "local", in the window around the coarse neighbour as the paper describes it, or "global", in the whole fine map as the released program does.
+      options: where the fine neighbour is searched. cfg: of the method: window and similarity.
     Returns:
       Correspondences on the host, all valid, score of the fine descriptors by cfg.similarity, code 0; and the coarse locations (N, 2) in pixels of image 2.
     Raises:
-      UserError: another `search`; an image that is no RGB image; points outside image 1.
+      UserError: an image that is no RGB image; points outside image 1.
     """
-    if search not in ("local", "global"):
-        raise UserError(f'search = {search!r} must be "local" or "global".')
     (pixels1, size1), (pixels2, size2) = _filled(image1, "image1"), _filled(image2, "image2")
     xy1 = _points_inside(xy1_px, size1)
     maps1, maps2 = (jax.tree.map(lambda m: m[0], _features(net, variables, pixels)) for pixels in (pixels1, pixels2))
     frame1, frame2 = pixels1.shape[1:3], pixels2.shape[1:3]
     inside = [_cells_inside(m.shape[:2], frame2, np.array(size2))[1] for m in maps2]
-    uv1 = uv_from_px(frames.filled_points(xy1, POINTS), frame1)
-    fine, coarse, score = _query_maps(maps1, maps2, uv1, *inside, window=cfg.window, search=search, similarity=cfg.similarity)
+    uv1 = uv_from_px(pad_points(xy1, POINTS), frame1)
+    fine, coarse, score = _query_maps(maps1, maps2, uv1, *inside, window=cfg.window, search=options.search, similarity=cfg.similarity)
     n = len(xy1)
     xy2, coarse_xy2 = (np.asarray(px_from_uv(uv[:n], frame2)) for uv in (fine, coarse))
     return Correspondences(xy1, xy2, np.asarray(score[:n]), np.zeros(n, np.int32), np.ones(n, bool)), coarse_xy2
+
+
+def points(variables: Variables, image1: Array, image2: Array, xy1_px: Array, options: MatchOptions, *, net, cfg) -> Correspondences:
+    """The fine locations of `query`."""
+    return query(variables, image1, image2, xy1_px, options, net=net, cfg=cfg)[0]

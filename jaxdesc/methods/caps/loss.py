@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdesc.methods.caps.matching import Matches, match_pair
-from jaxdesc.nets.unet import Maps
+from jaxdesc.methods.caps.unet import Maps
 from jaxdesc.ops import masked
 from jaxdesc.ops.epipolar import epipolar_distance, safe_norm
 from jaxdesc.ops.sampling import px_from_uv, uv_from_px

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxdesc.nets.unet import Maps
+from jaxdesc.methods.caps.unet import Maps
 from jaxdesc.ops.sampling import sample, uv_grid
 from jaxdesc.types import Array
 

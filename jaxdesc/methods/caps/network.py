@@ -3,7 +3,7 @@
 import flax.linen as nn
 import jax.numpy as jnp
 
-from jaxdesc.nets.unet import CapsNet, Maps, fine_shape
+from jaxdesc.methods.caps.unet import CapsNet, Maps, fine_shape
 from jaxdesc.ops.normalise import l2_normalise
 from jaxdesc.ops.sampling import aligned_grid, resize_aligned
 from jaxdesc.types import Array, Batch, Grid, Variables

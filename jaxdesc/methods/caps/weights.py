@@ -32,7 +32,7 @@ def encoder_first(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     the former, that of Table 3 of CAPS's supplementary: the converter, and nothing
     else, turns the halves round. So what was trained here, with `decoder="released"`
     too, is right as it is. Weight files that were converted before the halves were
-    turned give useless fine descriptors; `store.weights.load` refuses them.
+    turned give useless fine descriptors; `Config.check_file` refuses them.
     """
 
     def turned(name: str, w: np.ndarray) -> np.ndarray:

@@ -4,28 +4,31 @@ Lee, Jeong, Kim, Min, Cho, WACV 2021. Intermediate activations of a ResNet train
 one unit descriptor for every 4 x 4 pixels, of any length from 4. They learn from keypoints of objects of a category. Only the supplementary material and the
 abstract were at hand: what they do not say was decided after closely related work of the same authors, and is a field of Config or a function with a name.
 
-| paper                                          | function                                | test                          |
-|------------------------------------------------|-----------------------------------------|-------------------------------|
-| suppl. 1: feature transformation to D channels | methods.cold.network.Cold               | tests/methods/test_cold.py    |
-| keypoint transfer by nearest neighbours        | ops.cells.transfer, infer.transfer      | tests/ops/test_cells.py       |
-| loss on the z-scored rows, easy and hard       | ops.cells.cross_entropy, loss.pair_loss | tests/methods/test_cold.py    |
-| suppl. 2: nearest neighbours between images    | methods.cold.infer.match                | tests/methods/test_cold.py    |
+Modules and tests without a folder are those of methods/cold and tests/methods/cold.
+
+| paper                                          | function                            | test          |
+|------------------------------------------------|-------------------------------------|---------------|
+| suppl. 1: feature transformation to D channels | network.Cold                        | test_cold.py  |
+| keypoint transfer by nearest neighbours        | cells.transfer, infer.transfer      | test_cells.py |
+| loss on the z-scored rows, easy and hard       | cells.cross_entropy, loss.pair_loss | test_cold.py  |
+| suppl. 2: nearest neighbours between images    | infer.match                         | test_cold.py  |
 """
 
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
 
-from jaxdesc.config import option
+from jaxdesc.config import MethodConfig, option
+from jaxdesc.method import Definition, Method
 from jaxdesc.methods.cold import infer, loss, network
 from jaxdesc.nets.resnet import DEPTHS, check_weights, tapped_channels
-from jaxdesc.types import Method, UserError
+from jaxdesc.types import UserError
 
 LEAST_DIM = 4
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(MethodConfig):
     name: ClassVar[str] = "cold"
 
     backbone: str = option("resnet101", "the frozen network whose activations are distilled", choices=tuple(f"resnet{depth}" for depth in DEPTHS))
@@ -96,4 +99,8 @@ def build(cfg: Config, axis_name: str | None = None) -> Method:
         grid=network.grid,
         match=partial(infer.match, net=net),
         transfer=partial(infer.transfer, net=net, cfg=cfg),
+        square_px=network.side_px(cfg),
     )
+
+
+METHOD = Definition(Config, build, infer.MatchOptions)

@@ -9,27 +9,27 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdesc.methods.cold import network
-from jaxdesc.ops import cells, frames
+from jaxdesc.config import Options, option
+from jaxdesc.images import fit, pad, rescale, resize, to_float
+from jaxdesc.methods.cold import cells, network
 from jaxdesc.ops.matching import nearest_cells
-from jaxdesc.types import Array, Correspondences, UserError, Variables
-
-STEP = 64  # pixels: images are filled up to multiples of it, so that photographs of many sizes compile a handful of programs
+from jaxdesc.types import Array, Correspondences, Variables
 
 
 @dataclass(frozen=True)
-class MatchOptions:
+class MatchOptions(Options):
     """How two images are matched densely."""
 
-    side_px: int = 600  # images with a longer side are shrunk to it, aspect kept: 150 x 150 cells at most
-    mutual: bool = True  # only cells that choose each other; False: the nearest neighbour of every cell
-
-    def __post_init__(self):
-        """Raises UserError naming the field that is wrong."""
-        if not isinstance(self.mutual, bool):
-            raise UserError(f"MatchOptions.mutual = {self.mutual!r} must be True or False.")
-        if not isinstance(self.side_px, int) or isinstance(self.side_px, bool) or self.side_px < 32:
-            raise UserError(f"MatchOptions.side_px = {self.side_px!r} must be a whole number of at least 32 pixels.")
+    side_px: int = option(
+        600,
+        "images with a longer side are shrunk to it, aspect kept: 150 x 150 cells at most",
+        **{"at_least": 32, "flag": "side", "unit": "PX"},
+    )
+    mutual: bool = option(
+        True,
+        "cells that choose each other alone; one way: the nearest neighbour of every cell",
+        flag="one-way",
+    )
 
 
 _describe = jax.jit(network.describe, static_argnames="net")
@@ -63,16 +63,16 @@ def match(
     Raises:
       UserError: an image that is no RGB image.
     """
-    given = [frames.pixels(image, name) for image, name in ((image1, "image1"), (image2, "image2"))]
-    shrunk = [frames.resized(pixels, frames.fitted(pixels.shape[:2], options.side_px)) for pixels in given]
-    desc1, desc2 = (_describe(net, variables, frames.filled(pixels, STEP)[None])[0] for pixels in shrunk)
+    given = [to_float(image, name) for image, name in ((image1, "image1"), (image2, "image2"))]
+    shrunk = [resize(pixels, fit(pixels.shape[:2], options.side_px)) for pixels in given]
+    desc1, desc2 = (_describe(net, variables, pad(pixels)[None])[0] for pixels in shrunk)
     found = jax.tree.map(np.asarray, _dense(desc1, desc2, *(np.array(pixels.shape[:2]) for pixels in shrunk), options.mutual))
-    ends = [frames.rescaled(xy, small.shape[:2], large.shape[:2]) for xy, small, large in zip((found.xy1_px, found.xy2_px), shrunk, given, strict=True)]
+    ends = [rescale(xy, small.shape[:2], large.shape[:2]) for xy, small, large in zip((found.xy1_px, found.xy2_px), shrunk, given, strict=True)]
     return found.replace(xy1_px=ends[0], xy2_px=ends[1])
 
 
 def transfer(variables: Variables, image1: Array, image2: Array, xy1_px: Array, *, net: nn.Module, cfg) -> tuple[Array, Array]:
-    """Keypoints of image 1 in image 2: by the nearest neighbours of the cells around each, see `ops.cells.transfer`. COLD, 2.4.
+    """Keypoints of image 1 in image 2: by the nearest neighbours of the cells around each, see `methods.cold.cells.transfer`. COLD, 2.4.
 
     Args:
       image1, image2: (H, W, 3) float32 in [0, 1], of one size: of objects, squashed to squares of cfg.image_px, the aspect not kept. xy1_px: (N, 2).

@@ -7,9 +7,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxdesc.methods.cold.cells import correlation, cross_entropy, difficulty, nearest_cell, transfer
 from jaxdesc.nets.frozen import COLLECTION, thaw
 from jaxdesc.ops import masked
-from jaxdesc.ops.cells import correlation, cross_entropy, difficulty, nearest_cell, transfer
 from jaxdesc.ops.metrics import PCK_ALPHAS
 from jaxdesc.types import Array, Batch, KeypointPair, Variables
 

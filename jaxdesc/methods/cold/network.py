@@ -8,10 +8,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxdesc.methods.cold.cells import CELL_PX, map_shape
 from jaxdesc.nets.frozen import freeze, thaw
 from jaxdesc.nets.layers import BatchNorm, Conv
 from jaxdesc.nets.resnet import ResNet, activations, tap_grid
-from jaxdesc.ops.cells import CELL_PX, map_shape
 from jaxdesc.ops.sampling import regrid, resize_aligned
 from jaxdesc.types import Array, Batch, Grid, Variables
 

@@ -4,39 +4,41 @@ Jeon, Min, Kim, Choe, Sohn, ECCV 2020. Two images of objects of one category are
 prunes those that contradict their neighbours, what is left guides the search for the others. Only the supplementary was available: the networks, their
 starts, the losses' weights and neighbourhoods, the warps and the two stages are its facts; every other choice is a decision, a field below or a named function.
 
-| paper                                              | function                                   | test                          |
-|----------------------------------------------------|--------------------------------------------|-------------------------------|
-| Table 1, and how both networks start               | nets.volume_unet.VolumeUNet                | tests/nets/test_volume_unet.py |
-| correlation, confidence Q, sparse G, dense G', C'  | ops.flow.correlation ... modulate          | tests/ops/test_flow.py        |
-| density of confident matches 0.75 at rho = 0.9     | ops.flow.contrast_of, gsf.calibration      | tests/methods/test_gsf.py     |
-| (11) L_sil, (12) L_geo                             | ops.flow.silhouette_loss, reconstruction_loss | tests/ops/test_flow.py     |
-| (13), (14) L_M; L_sm                               | ops.flow.classification_loss, smoothness_loss | tests/ops/test_flow.py     |
-| the losses together                                | methods.gsf.loss.gsf_loss                  | tests/methods/test_gsf.py     |
-| two stages, synthetic pairs first                  | methods.gsf.stages.schedule, rates         | tests/methods/test_gsf.py     |
-| random affine and TPS warps                        | ops.tps.warp, data.warped_draw             | tests/data/test_warped_draw.py |
-| masks of the objects                               | data.builders.semantic, data.semantic_draw | tests/data/test_semantic.py   |
-| dense flow, keypoints, figures of section 3        | methods.gsf.infer, figures.alignment       | tests/methods/test_gsf.py     |
+Modules and tests without a folder are those of methods/gsf and tests/methods/gsf.
+
+| paper                                             | function                                   | test                     |
+|---------------------------------------------------|--------------------------------------------|--------------------------|
+| Table 1, and how both networks start              | volume_unet.VolumeUNet                     | test_volume_unet.py      |
+| correlation, confidence Q, sparse G, dense G', C' | flow.correlation ... modulate              | test_flow.py             |
+| density of confident matches 0.75 at rho = 0.9    | flow.contrast_of, calibration              | test_gsf.py              |
+| (11) L_sil, (12) L_geo                            | flow.silhouette_loss, reconstruction_loss  | test_flow.py             |
+| (13), (14) L_M; L_sm                              | flow.classification_loss, smoothness_loss  | test_flow.py             |
+| the losses together                               | loss.gsf_loss                              | test_gsf.py              |
+| two stages, synthetic pairs first                 | stages.schedule, rates                     | test_gsf.py              |
+| random affine and TPS warps                       | ops.tps.warp, data.warped_draw             | data/test_warped_draw.py |
+| masks of the objects                              | data.builders.semantic, data.semantic_draw | data/test_semantic.py    |
+| dense flow, keypoints, figures of section 3       | infer, figures.alignment                   | test_gsf.py              |
 """
 
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import ClassVar
 
-from jaxdesc.config import Stage, option
+from jaxdesc.config import MethodConfig, Stage, option
+from jaxdesc.method import Definition, Method
 from jaxdesc.methods.gsf import calibration, infer, loss, network, stages
 from jaxdesc.nets.resnet import DEPTHS, check_weights, tapped_channels
-from jaxdesc.types import Batch, Method, UserError, Variables
+from jaxdesc.types import Batch, UserError, Variables
 
 TRAINED = ("layer1", "layer2", "layer3", "layer4")
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(MethodConfig):
     """Fact: what the supplementary states; the other defaults are decisions."""
 
     name: ClassVar[str] = "gsf"
-    published: ClassVar[dict[str, float]] = {"density": 0.75}  # supplementary, section 2: of the confident matches that the loss uses, on average
-    calibrates: ClassVar[tuple[str, ...]] = ("confidence_contrast",)  # 0: by `calibrated`
+    calibrates: ClassVar[tuple[str, ...]] = ("confidence_contrast",)
 
     backbone: str = option("resnet101", "of the features", choices=tuple(f"resnet{depth}" for depth in DEPTHS))
     width: int = option(64, "channels of the backbone's stem; 64 in ResNets", at_least=1)
@@ -149,5 +151,11 @@ def build(cfg: Config, axis_name: str | None = None, pruning_only: bool = False)
         grid=partial(network.grid, cfg),
         match=partial(infer.match, net=net),
         transfer=partial(infer.transfer, net=net),
+        square_px=network.side_px(cfg),
         dense=partial(infer.dense, net=net),
     )
+
+
+METHOD = Definition(
+    Config, build, infer.MatchOptions, published={"density": calibration.DENSITY}
+)

@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.ndimage import map_coordinates
 
+from jaxdesc.config import Options, option
+from jaxdesc.images import rescale, resize, to_float
 from jaxdesc.methods.gsf import network
+from jaxdesc.methods.gsf.flow import carried
 from jaxdesc.methods.gsf.network import Alignment, GsfNet
-from jaxdesc.ops import frames
-from jaxdesc.ops.flow import carried
 from jaxdesc.ops.sampling import cell_centres, cells_from_px, px_from_cells
 from jaxdesc.types import Array, Correspondences, UserError, Variables
 
@@ -19,23 +20,20 @@ _align = jax.jit(network.align, static_argnames="net")
 
 
 @dataclass(frozen=True)
-class MatchOptions:
+class MatchOptions(Options):
     """Which cells of image 1 are given out."""
 
-    confident: bool = False  # only those with a match that the pruning network keeps, Q' > rho; False: all
-
-    def __post_init__(self):
-        """Raises UserError naming the field that is wrong."""
-        if not isinstance(self.confident, bool):
-            raise UserError(f"MatchOptions.confident = {self.confident!r} must be True or False.")
+    confident: bool = option(
+        False, "only cells with a match that the pruning network keeps, Q' > rho"
+    )
 
 
 def _squashed(image: Array, name: str, cfg) -> np.ndarray:
-    pixels, side = frames.pixels(image, name), network.side_px(cfg)
+    pixels, side = to_float(image, name), network.side_px(cfg)
     if min(pixels.shape[:2]) < cfg.grid:
         h, w = pixels.shape[:2]
         raise UserError(f"{name} of {w}x{h} px is too small: it is cut into {cfg.grid}x{cfg.grid} cells, each needs a pixel at least.")
-    return frames.resized(pixels, (side, side))
+    return resize(pixels, (side, side))
 
 
 def alignment(variables: Variables, image1: Array, image2: Array, *, net: GsfNet) -> Alignment:
@@ -60,10 +58,10 @@ def moved(
     """
     square = (network.side_px(cfg),) * 2
     grid = network.grid(cfg, *square)
-    cells = cells_from_px(frames.rescaled(xy1, size1_hw, square).reshape(-1, 2), grid)
+    cells = cells_from_px(rescale(xy1, size1_hw, square).reshape(-1, 2), grid)
     step = [map_coordinates(flow[..., k], cells.T[::-1], order=1, mode="nearest") for k in (0, 1)]
     there = px_from_cells(cells + np.stack(step, -1), grid)
-    return frames.rescaled(there.reshape(np.shape(xy1)), square, size2_hw)
+    return rescale(there.reshape(np.shape(xy1)), square, size2_hw)
 
 
 def transfer(variables: Variables, image1: Array, image2: Array, xy1_px: Array, *, net: GsfNet) -> tuple[Array, Array]:
@@ -112,7 +110,7 @@ def match(
     found, (h1, w1), (h2, w2) = alignment(variables, image1, image2, net=net), np.shape(image1)[:2], np.shape(image2)[:2]
     square = (network.side_px(net.cfg),) * 2
     centres = cell_centres(found.flow.shape[:2], network.grid(net.cfg, *square))
-    xy1 = frames.rescaled(centres, square, (h1, w1))
+    xy1 = rescale(centres, square, (h1, w1))
     xy2 = moved(found.flow, xy1, (h1, w1), (h2, w2), net.cfg)
     valid = ((xy2 >= -0.5) & (xy2 <= np.array([w2, h2]) - 0.5)).all(-1)
     if options.confident:

@@ -3,9 +3,10 @@
 import jax
 import jax.numpy as jnp
 
+from jaxdesc.methods.gsf import flow
 from jaxdesc.methods.gsf.network import Alignment, GsfNet, grid, side_px
 from jaxdesc.nets.frozen import thaw
-from jaxdesc.ops import flow, masked
+from jaxdesc.ops import masked
 from jaxdesc.ops.sampling import cells_from_px
 from jaxdesc.types import Array, Batch, Grid, UserError, Variables
 

@@ -6,10 +6,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxdesc.methods.gsf import flow
+from jaxdesc.methods.gsf.volume_unet import VolumeUNet
 from jaxdesc.nets.frozen import freeze, thaw
 from jaxdesc.nets.resnet import ResNet, tap_grid
-from jaxdesc.nets.volume_unet import VolumeUNet
-from jaxdesc.ops import flow
 from jaxdesc.types import Array, Batch, Grid, Variables
 
 START = 10.0  # what the pruning network gives before the sigmoid at first: 0.99995 after it

@@ -4,27 +4,30 @@ Revaud, Leroy, Weinzaepfel, Chidlovskii, CVPR 2022. Descriptors learn from two k
 of it, where the true position of every pixel is known, and two photographs of one place, where nothing is known but that most
 high-level patches of one have exactly one match in the other.
 
-| paper                                     | function                                  | test                          |
-|-------------------------------------------|-------------------------------------------|-------------------------------|
-| L = L_AP + 0.3 L_uniq                     | methods.pump.loss.pump_loss               | tests/methods/test_pump.py    |
-| L_AP, pixel-wise average precision (R2D2) | ops.losses.pixel_ap                       | tests/ops/test_losses.py      |
-| Eq. 1, 2: l1 normalisation, uniqueness    | ops.losses.uniqueness_loss                | tests/ops/test_losses.py      |
-| matching pyramid                          | ops.pyramid                               | tests/ops/test_pyramid.py     |
-| ConvMixer; Table A: R2D2's backbone       | nets.conv_mixer, nets.l2net               | tests/nets/test_nets.py       |
+Modules and tests without a folder are those of methods/pump and tests/methods/pump.
+
+| paper                                     | function                   | test                      |
+|-------------------------------------------|----------------------------|---------------------------|
+| L = L_AP + 0.3 L_uniq                     | loss.pump_loss             | test_pump.py              |
+| L_AP, pixel-wise average precision (R2D2) | average_precision.pixel_ap | test_average_precision.py |
+| Eq. 1, 2: l1 normalisation, uniqueness    | uniqueness.uniqueness_loss | test_uniqueness.py        |
+| matching pyramid                          | pyramid                    | test_pyramid.py           |
+| ConvMixer; Table A: R2D2's backbone       | conv_mixer, l2net          | nets/test_nets.py         |
 """
 
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
 
-from jaxdesc.config import option
-from jaxdesc.methods.pump import infer, loss, network
+from jaxdesc.config import MethodConfig, option
+from jaxdesc.method import Definition, Method, Released
+from jaxdesc.methods.pump import heatmaps, infer, loss, network
 from jaxdesc.ops.sampling import PIXELS
-from jaxdesc.types import Method, UserError
+from jaxdesc.types import UserError
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(MethodConfig):
     name: ClassVar[str] = "pump"
 
     backbone: str = option("convmixer", "network", choices=("convmixer", "r2d2"))
@@ -84,4 +87,20 @@ def build(cfg: Config, axis_name: str | None = None) -> Method:
         describe=partial(network.describe, net, multiple=network.multiple(cfg)),
         grid=lambda height, width: PIXELS,
         match=partial(infer.match, net=net, multiple=network.multiple(cfg)),
+        explain=partial(heatmaps.explain, net=net, multiple=network.multiple(cfg)),
     )
+
+
+def _released() -> Released:
+    from jaxdesc.methods.pump import weights  # which knows Config
+
+    return Released(weights.from_torch, weights.LICENCE)
+
+
+def _benchmarks() -> dict:
+    from jaxdesc.methods.pump import benchmark  # which nothing else needs
+
+    return {"losses": benchmark.losses, "match": benchmark.match}
+
+
+METHOD = Definition(Config, build, infer.MatchOptions, _released, benchmarks=_benchmarks)

@@ -2,14 +2,18 @@
 
 from typing import NamedTuple
 
+import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdesc.ops.correlation import maxpool3x3s2
+from jaxdesc.images import pad, to_float
+from jaxdesc.methods.pump import network
+from jaxdesc.methods.pump.correlation import maxpool3x3s2
+from jaxdesc.methods.pump.matching_pyramid import SMALLEST
+from jaxdesc.methods.pump.pyramid import aggregate, levels, rectify
 from jaxdesc.ops.matching import CELL
-from jaxdesc.ops.matching_pyramid import SMALLEST
-from jaxdesc.ops.pyramid import aggregate, levels, rectify
-from jaxdesc.types import Array, UserError
+from jaxdesc.types import Array, UserError, Variables
 
 
 class LevelMap(NamedTuple):
@@ -53,3 +57,36 @@ def query_maps(desc1: Array, desc2: Array, xy: tuple[float, float], limit: int =
         responses = np.asarray(maps[parent[0] - start[0], parent[1] - start[1]])
         found.append(LevelMap(tuple(CELL * n for n in parent[::-1]), CELL * 2**level, 2**level, responses))
     return found
+
+
+_describe = jax.jit(network.describe, static_argnames=("net", "multiple"))
+
+
+def explain(
+    variables: Variables,
+    image1: np.ndarray,
+    image2: np.ndarray,
+    xy1_px: np.ndarray,
+    xy2_px: np.ndarray | None = None,
+    *,
+    net: nn.Module,
+    multiple: int,
+) -> np.ndarray:
+    """(H, W, 3) uint8: a point's way up the pyramid; see `figures.heat_maps`.
+
+    Raises:
+      UserError: more than one point, or its true place, which the picture has no room for; an
+        image that is no RGB image; a point outside image 1.
+    """
+    if len(xy1_px) != 1 or xy2_px is not None:
+        raise UserError("PUMP's heat maps show one query, level by level, and no truth.")
+    from jaxdesc import figures  # which loads a plotting library
+
+    def described(image, name):
+        pixels = to_float(image, name)
+        padded = pad(pixels)[None]
+        maps = _describe(net, variables, padded, multiple)[0]
+        return maps[: pixels.shape[0], : pixels.shape[1]]
+
+    desc1, desc2 = described(image1, "image1"), described(image2, "image2")
+    return figures.heat_maps(image1, image2, query_maps(desc1, desc2, tuple(xy1_px[0])))

@@ -7,16 +7,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxdesc.images import STEP_PX, to_float
+from jaxdesc.matching.coherence import keep_coherent
+from jaxdesc.matching.views import Crop
 from jaxdesc.methods.pump import network
-from jaxdesc.methods.pump.multiscale import Crop, Describe, Progress, followed, merge, runs, views, work
+from jaxdesc.methods.pump.multiscale import Describe, Progress, followed, merge, runs, views, work
 from jaxdesc.methods.pump.recursive import SIDE, match_recursively
-from jaxdesc.methods.pump.refine import keep_coherent
-from jaxdesc.methods.pump.single import MatchOptions, Size, available_bytes, predict_bytes
-from jaxdesc.ops import frames
+from jaxdesc.methods.pump.single import MatchOptions, available_bytes, predict_bytes
 from jaxdesc.ops.matching import decode_pose, encode_pose
-from jaxdesc.types import Array, Correspondences, UserError, Variables
-
-STEP = 64  # pixels: sides of tiles are multiples of it
+from jaxdesc.types import Array, Correspondences, Size, UserError, Variables
 
 
 def predict_images_bytes(size1_hw: Size, size2_hw: Size, dim: int, options: MatchOptions) -> int:
@@ -51,12 +50,12 @@ def match_images(
     Raises:
       UserError: an image that is no RGB image; no memory even for the smallest tiles.
     """
-    first, second = (frames.pixels(image, name) for image, name in ((image1, "image1"), (image2, "image2")))
+    first, second = (to_float(image, name) for image, name in ((image1, "image1"), (image2, "image2")))
     swapped = min(second.shape[:2]) > min(first.shape[:2])
     if swapped:
         first, second = second, first
     budget = options.memory_bytes or available_bytes()
-    dim = jax.eval_shape(describe, jax.ShapeDtypeStruct((1, STEP, STEP, 3), jnp.float32)).shape[-1]
+    dim = jax.eval_shape(describe, jax.ShapeDtypeStruct((1, STEP_PX, STEP_PX, 3), jnp.float32)).shape[-1]
     options = dataclasses.replace(options, memory_bytes=budget)
 
     needed = predict_images_bytes(first.shape[:2], second.shape[:2], dim, options)
@@ -64,7 +63,7 @@ def match_images(
         todo = work(first.shape[:2], second.shape[:2], options)
         rows = merge(list(followed(runs(describe, Crop(first), Crop(second), options), 0, todo, progress)))
     else:
-        side = next((n for n in range(SIDE, 0, -STEP) if predict_images_bytes((n, n), (n, n), dim, options) <= budget), None)
+        side = next((n for n in range(SIDE, 0, -STEP_PX) if predict_images_bytes((n, n), (n, n), dim, options) <= budget), None)
         if side is None:
             raise UserError(f"Matching needs more than the {budget / 2**30:.2f} GiB of memory that it may take: raise MatchOptions.memory_bytes.")
         rows, pairs = match_recursively(describe, first, second, options, side, progress)

@@ -4,7 +4,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxdesc.ops.losses import average_precision_loss, pixel_ap, uniqueness_loss
+from jaxdesc.methods.pump.average_precision import average_precision_loss, pixel_ap
+from jaxdesc.methods.pump.uniqueness import uniqueness_loss
 from jaxdesc.types import Array, Batch, Variables
 
 

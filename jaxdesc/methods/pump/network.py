@@ -4,8 +4,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxdesc.nets.conv_mixer import ConvMixer
-from jaxdesc.nets.l2net import QuadL2Net
+from jaxdesc.methods.pump.conv_mixer import ConvMixer
+from jaxdesc.methods.pump.l2net import QuadL2Net
 from jaxdesc.nets.layers import fan_in_uniform
 from jaxdesc.types import Array, Batch, Variables
 

@@ -5,8 +5,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from jaxdesc.methods.pump.multiscale import Crop, Describe, Progress, followed, merge, runs, work
-from jaxdesc.methods.pump.single import MatchOptions, Size
+from jaxdesc.matching.views import Crop
+from jaxdesc.methods.pump.multiscale import Describe, Progress, followed, merge, runs, work
+from jaxdesc.methods.pump.single import MatchOptions
+from jaxdesc.types import Size
 
 SIDE = 512  # pixels: longer side of the coarse pass, and side of a tile, where memory allows
 LEAST_SCORE = 1.0  # of a coarse match that is followed

@@ -5,36 +5,39 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
+from jaxdesc.config import option
+from jaxdesc.matching.views import Views
+from jaxdesc.methods.pump.matching_pyramid import Fields, geometry, match_fields, patch_count, strip_size
 from jaxdesc.ops.matching import patch_centres
-from jaxdesc.ops.matching_pyramid import Fields, Size, geometry, match_fields, patch_count, strip_size
-from jaxdesc.types import Array, Correspondences, UserError
+from jaxdesc.types import Array, Correspondences, Size, UserError
 
 ROWS, STRIPS = 4, 2  # buffers of a row of patches and of a strip of the correlation that the compiled program holds at once
 
 
 @dataclass(frozen=True)
-class MatchOptions:
+class MatchOptions(Views):
     """How two images are matched."""
 
-    max_scale: float = 4.0  # change of scale that is searched: 1 / max_scale to max_scale in steps of sqrt(2); 1: none
-    max_rotation_deg: float = 0.0  # rotation that is searched: within +- this in steps of 45 degrees
-    levels: int | None = None  # of the pyramid above the correlation, at most; None: as many as the images have
-    memory_bytes: int | None = None  # that matching may take; None: see `available_bytes`
-    storage: str = "float16"  # of the pyramid: float16 or float32
-    min_component: int = 50  # groups of so many neighbouring matches, or fewer, are dropped; 0: all are kept and none is scored by its group
-
-    def __post_init__(self):
-        """Raises UserError naming the field that is wrong."""
-        for field, holds, words in (
-            ("max_scale", self.max_scale >= 1, "at least 1"),
-            ("max_rotation_deg", 0 <= self.max_rotation_deg <= 180, "within 0 and 180"),
-            ("levels", self.levels is None or self.levels >= 0, "at least 0, or None"),
-            ("memory_bytes", self.memory_bytes is None or self.memory_bytes > 0, "above 0, or None"),
-            ("storage", self.storage in ("float16", "float32"), "float16 or float32"),
-            ("min_component", self.min_component >= 0, "at least 0"),
-        ):
-            if not holds:
-                raise UserError(f"MatchOptions.{field} = {getattr(self, field)!r} must be {words}.")
+    max_scale: float = option(
+        4.0,
+        "change of scale that is searched, 1/S to S in steps of sqrt(2)",
+        **{"at_least": 1, "unit": "S"},
+    )
+    levels: int | None = option(
+        None, "levels of the pyramid, at most (default: all that the images have)", at_least=0
+    )
+    memory_bytes: int | None = option(
+        None,
+        "memory that matching may take (default: what is free)",
+        **{"above": 0, "flag": "memory", "unit": "GIB", "scale": 2**30},
+    )
+    storage: str = option("float16", "type of the pyramid", choices=("float16", "float32"))
+    min_component: int = option(
+        50,
+        "groups of so many neighbouring matches, or fewer, are dropped; 0: all are kept, and "
+        "none is scored by its group",
+        at_least=0,
+    )
 
 
 def available_bytes() -> int:

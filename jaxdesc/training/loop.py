@@ -1,0 +1,384 @@
+"""The one imperative training loop."""
+
+import collections
+import errno
+import json
+import math
+import signal
+import threading
+from collections.abc import Callable, Collection
+from dataclasses import fields, replace
+from functools import partial
+from pathlib import Path
+
+import jax
+import numpy as np
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from PIL import Image
+
+from jaxdesc import config as configs
+from jaxdesc import figures, methods
+from jaxdesc.data.draw import draw_batch
+from jaxdesc.data.pipeline import Data, open_data
+from jaxdesc.data.semantic_draw import as_in_use
+from jaxdesc.method import Definition
+from jaxdesc.store.checkpoint import Checkpoints
+from jaxdesc.store.files import atomic
+from jaxdesc.store.pretrained import pretrained
+from jaxdesc.training.optim import make_optimizer
+from jaxdesc.training.report import Reporter
+from jaxdesc.training.step import AXIS, inference_variables, init_state, new_state, right, train_step, validation_step
+from jaxdesc.types import Batch, Correspondences, KeypointPair, Pair, PosedPair, RawBatch, TrainState, UserError
+
+IN_FLIGHT = 2  # steps that may run ahead of the metrics that the host reads
+VALIDATION_SEED = 1_234_567  # of the fixed draws of the validation pairs, whatever a run's own seed
+PER_BATCH = "_per_batch"  # how the names of the fields end that say how many pairs of a kind a batch holds
+
+
+def claim(workdir: Path, cfg: configs.ExperimentConfig) -> None:
+    """Makes the folder and ties it to the configuration, as `recalled` gives it.
+
+    Raises:
+      UserError: it cannot be written to, or belongs to another configuration (naming the first field that differs).
+    """
+    cfg = recalled(cfg, workdir)
+    plain = configs.ExperimentConfig(method=type(cfg.method)())
+    ours, usual = (json.loads(json.dumps(configs.as_dict(c))) for c in (cfg, plain))
+    usual["method"] |= configs.absent_values(type(cfg.method))
+    path = workdir / "config.json"
+    if path.exists():
+        try:
+            theirs = dict(json.loads(path.read_text()))
+            theirs["method"].keys(), theirs["data"].keys(), theirs["draw"].keys()
+        except (ValueError, LookupError, TypeError, AttributeError) as e:
+            raise UserError(f"{path} is damaged: delete it or choose another --workdir.") from e
+        if configs.version_of(theirs, path) == 1:
+            _check_first(theirs, workdir)
+            theirs["draw"]["noise"] = ours["draw"]["noise"]  # of no pair that is left
+        theirs["format_version"] = ours["format_version"]
+        for name, mine, other in _differences(ours, theirs, usual):
+            if not name.startswith("report."):
+                raise UserError(f"{workdir} belongs to another configuration ({name} is {other!r} there and {mine!r} here): choose another --workdir.")
+    elif any((workdir / "checkpoints").glob("[0-9]*")):
+        raise UserError(f"{workdir} holds checkpoints but no config.json, so that nothing says what they are of: delete it or choose another --workdir.")
+    record(workdir, cfg)
+
+
+def _check_first(theirs: dict, workdir: Path) -> None:
+    """Refuses to go on with a run of format 1 whose pairs would be drawn otherwise now.
+
+    Raises:
+      UserError: it has warped or unlabelled pairs, or posed ones that are pruned.
+    """
+    data, draw = theirs["data"], theirs["draw"]
+    pairs = data.get("synthetic_per_batch", 0) + data.get("real_per_batch", 0)
+    if pairs or (data.get("posed_per_batch", 0) and draw.get("prune", True)):
+        raise UserError(
+            f"{workdir} was begun by an earlier version of jaxdesc, which drew its pairs "
+            "otherwise: choose another --workdir. Its checkpoints can still be used as weights."
+        )
+
+
+def record(workdir: Path, cfg: configs.ExperimentConfig) -> None:
+    """Writes config.json; raises UserError as `atomic`."""
+    with atomic(workdir / "config.json") as temporary:
+        temporary.write_text(json.dumps(configs.as_dict(cfg), indent=1))
+
+
+def recalled(cfg: configs.ExperimentConfig, workdir: Path) -> configs.ExperimentConfig:
+    """The configuration with the numbers that the run in a workdir has chosen.
+
+    These are the fields that the method's Config names in `calibrates`, where they are 0
+    here and the workdir's config.json holds a number, see `calibrated`.
+    """
+    try:
+        written = json.loads((workdir / "config.json").read_text())["method"]
+    except (OSError, ValueError, LookupError, TypeError):  # there is none, or `claim` will say so
+        return cfg
+    ours = vars(cfg.method)
+    names = cfg.method.calibrates
+    known = {name: written[name] for name in names if not ours[name] and written.get(name)}
+    return replace(cfg, method=replace(cfg.method, **known)) if known else cfg
+
+
+def _differences(ours: dict, theirs: dict, usual: dict, prefix: str = ""):
+    """(name, our value, theirs) of the fields that differ; one that they were written without, by an earlier version, had its usual value."""
+    for name in sorted(ours.keys() | theirs.keys()):
+        mine, other = ours.get(name), theirs.get(name, usual.get(name))
+        if isinstance(mine, dict) and isinstance(other, dict):
+            yield from _differences(mine, other, usual.get(name, {}), f"{prefix}{name}.")
+        elif mine != other:
+            yield f"{prefix}{name}", mine, other
+
+
+def pairs_per_batch(data: configs.DataConfig) -> dict[str, int]:
+    """Pairs of each part that a batch has, {"synthetic": 8, ...}; parts that it lacks are absent."""
+    counts = {field.name.removesuffix(PER_BATCH): getattr(data, field.name) for field in fields(data) if field.name.endswith(PER_BATCH)}
+    return {part: count for part, count in counts.items() if count}
+
+
+def devices_for(cfg: configs.ExperimentConfig) -> list[jax.Device]:
+    """The devices to train on: all of them, or in one process as many as share the batch evenly."""
+    counts = pairs_per_batch(cfg.data)
+
+    def fits(devices):
+        return all(n % (devices * cfg.train.accumulate) == 0 for n in counts.values())
+
+    if jax.process_count() == 1:
+        return jax.devices()[: next(n for n in range(jax.device_count(), 0, -1) if fits(n))]
+    if not fits(jax.device_count()):
+        raise UserError(
+            f"Batches of {' and '.join(map(str, counts.values()))} pairs in {cfg.train.accumulate} part(s) do not divide over {jax.device_count()} devices: "
+            f"change {', '.join(f'config.data.{part}{PER_BATCH}' for part in counts)} or config.train.accumulate."
+        )
+    return jax.devices()
+
+
+def parallel(step: Callable, devices: list[jax.Device]) -> Callable:
+    """The one place where a step meets devices: state and batch have a leading axis of local devices, the old state is given up."""
+    return jax.pmap(step, axis_name=AXIS, donate_argnums=0, devices=devices)
+
+
+def replicate(state: TrainState, devices: list[jax.Device]) -> TrainState:
+    """A copy for each device, placed as the parallel step leaves it: placed otherwise, the second step would be compiled anew."""
+    local = len(devices) // jax.process_count()
+    spread = NamedSharding(Mesh(np.array(devices), (AXIS,)), PartitionSpec(AXIS))
+    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(spread, np.broadcast_to(x, (local, *np.shape(x)))), state)
+
+
+class _Stop:
+    """SIGTERM and Ctrl-C ask the loop to save and leave; a second Ctrl-C interrupts at once."""
+
+    def __init__(self):
+        self.signal = None
+        self._old = {}
+
+    def __enter__(self):
+        if threading.current_thread() is threading.main_thread():
+            self._old = {s: signal.signal(s, self._note) for s in (signal.SIGTERM, signal.SIGINT)}
+        return self
+
+    def __exit__(self, *_):
+        for s, handler in self._old.items():
+            signal.signal(s, handler)
+
+    def _note(self, number, _frame):
+        if self.signal == signal.SIGINT and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.signal = number
+
+
+def _split(raw: RawBatch, devices: int) -> RawBatch:
+    return jax.tree.map(lambda x: x.reshape(devices, x.shape[0] // devices, *x.shape[1:]), raw)
+
+
+def _finite_or_raise(step: int, metrics: dict[str, float], checkpoints: Checkpoints) -> None:
+    wrong = [name for name, value in metrics.items() if not math.isfinite(value)]
+    if wrong:
+        last = checkpoints.latest()
+        kept = f"the checkpoint of step {last} is good" if last is not None else "no checkpoint had been written yet"
+        raise UserError(f"{', '.join(wrong)} became non-finite in step {step}: training stopped, {kept}; try a smaller config.optim.learning_rate.")
+
+
+def undistorted(draw: configs.DrawConfig) -> configs.DrawConfig:
+    """How held-out pairs are drawn: crops and known warps stay, colours are those of the files.
+
+    Nothing is mirrored but what a data set's list asks for, and no noise is added.
+    """
+    colours = {"brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "hue": 0.0}
+    return replace(draw, **colours, noise=0.0, flip_probability=0.0)
+
+
+def validation_batch(data: Data, parts: Collection[str], count: int, draw: Callable[[jax.Array, RawBatch], Batch]) -> Batch:
+    """`count` held-out pairs of each part of a run's batches, the same in every run.
+
+    Instead of real pairs, of which nothing is known, they are photographs with a warped
+    copy. Two images of objects are squashed as `Predictor.transfer` squashes them, so that
+    a checkpoint scores the same here and in `evaluate pck --rule dhpf-240 --transfer own`;
+    only photographs longer than config.data.canvas_px, which were shrunk when they were
+    prepared, differ.
+
+    Args:
+      draw: `draw_batch` of a configuration that is `undistorted`.
+    Raises:
+      UserError: posed pairs ask for no point at all.
+    """
+    slots = np.arange(count, dtype=np.int32)
+    raw = {part: (getattr(data, f"validation_{part}")(count), slots) for part in parts if part not in ("synthetic", "real")}
+    if len(raw) < len(parts):
+        raw["synthetic"] = (data.validation_photos(count), slots)
+    batch = jax.jit(draw)(jax.random.key(VALIDATION_SEED), raw)
+    if "posed" in parts and not batch["posed"].valid.any():
+        raise UserError(
+            "config.draw.prune_depth: pruning leaves no query of the held-out posed pairs, whose "
+            "cameras stand too close together; set it to points, or config.draw.prune to false."
+        )
+    if "posed" in parts and not batch["posed"].known.any():
+        batch["posed"] = batch["posed"].replace(xy2_px=None, known=None)
+    if "semantic" in parts:
+        batch["semantic"] = as_in_use(batch["semantic"], raw["semantic"][0])
+        if not batch["semantic"].valid.any():
+            batch["semantic"] = batch["semantic"].replace(xy2_px=None)
+    return batch
+
+
+def with_pretrained(state: TrainState, spec: str, optimizer: optax.GradientTransformation, say: Callable[[str], None]) -> TrainState:
+    """The state of step 0 with the variables that `spec`, config.method.weights, names put in; see `store.pretrained`, also for errors."""
+    return new_state(pretrained({"params": state.params, **state.model_state}, spec, say), optimizer)
+
+
+def run(cfg: configs.ExperimentConfig, workdir: str | Path) -> dict[str, float]:
+    """Trains, resuming whatever the workdir holds; returns the last validation's metrics.
+
+    The workdir gets config.json, metrics.jsonl, tensorboard/, checkpoints/, pictures of matches and curve.png. A run of several stages, see `config.MethodConfig.plan`, is
+    validated on the held-out pairs of all of them, and before and after each; scores on other pairs than the last stage's are named after those pairs.
+
+    Raises:
+      UserError: unusable data, a workdir of another configuration, a non-finite loss.
+    """
+    workdir = Path(workdir)
+    cfg = recalled(configs.validate(cfg), workdir)
+    main = jax.process_index() == 0
+    plan = cfg.method.plan(cfg)
+    sources = {part: open_data(part, cfg.train.seed) for part in dict.fromkeys(stage.data for stage in plan)}
+    if main:
+        claim(workdir, cfg)
+        for line in dict.fromkeys(line for data in sources.values() for line in data.report()):
+            print(line)
+
+    definition = methods.find(cfg.method.name)
+    build = definition.build
+    draw = partial(draw_batch, cfg=cfg.draw)
+    devices = devices_for(cfg)
+    local = len(devices) // jax.process_count()
+    pairs = pairs_per_batch(plan[0].data)
+    prefixes = {stage.data: "" if stage.data == plan[-1].data else f"{stage.pairs}/" for stage in plan}
+    as_given = partial(draw_batch, cfg=undistorted(cfg.draw))
+    validations = {
+        prefixes[part]: validation_batch(data, pairs, cfg.report.validation_pairs, as_given)
+        for part, data in sources.items()
+    }
+    optimizers = [make_optimizer(cfg.optim, stage.steps, stage.rates) for stage in plan]
+
+    with Checkpoints(workdir / "checkpoints", cfg.report.keep_last) as checkpoints, _Stop() as stop:
+        position, say = 0, print if main else lambda sentence: None
+        state = jax.jit(partial(init_state, build(cfg.method), optimizers[0], seed=cfg.train.seed))(validations[prefixes[plan[0].data]])
+        if checkpoints.latest() is not None:
+            state, position = checkpoints.restore(state)
+            if main:
+                done = int(state.step) >= cfg.train.steps
+                print(f"{workdir} is finished at step {int(state.step)}" if done else f"resuming {workdir} at step {int(state.step)}")
+        elif cfg.method.weights is not None:
+            state = with_pretrained(state, cfg.method.weights, optimizers[0], say)
+        start = int(state.step)
+        if start == 0 and cfg.method.calibrates:
+            method = cfg.method.calibrated(inference_variables(state), validations[""], say)
+            cfg = replace(cfg, method=method)
+            if main:
+                record(workdir, cfg)
+        validate = jax.jit(partial(validation_step, method=build(cfg.method)))
+        reporter = Reporter(workdir, start, cfg.train.steps, 2 * sum(pairs.values()), enabled=main)
+        state = replicate(state, devices)
+        pending: collections.deque = collections.deque()
+        scores: dict[str, float] = {}
+        step = start
+
+        def current():
+            """One device's copy of the state; all are equal."""
+            return jax.tree.map(lambda x: x.addressable_data(0)[0], state)
+
+        def settle(keep: int) -> None:
+            """Reads the metrics of all but the newest `keep` steps, and with them whether training is still sound."""
+            while len(pending) > keep:
+                step, metrics = pending.popleft()
+                values = {name: float(value.addressable_data(0)[0]) for name, value in metrics.items()}
+                _finite_or_raise(step, values, checkpoints)
+                reporter.step(step, values["loss"])
+                if step % cfg.report.log_every == 0 or step == cfg.train.steps:
+                    reporter.metrics(step, values)
+
+        def evaluate(step: int) -> None:
+            settle(0)
+            matches = {}
+            for prefix, parts in validations.items():
+                for part, known in parts.items():
+                    values, matches[prefix, part] = validate(inference_variables(current()), known)
+                    scores.update({prefix + name: float(value) for name, value in values.items()})
+            reporter.metrics(step, scores, "validation")
+            if main:
+                prefix, part = shown = next(key for key in matches if not key[0])
+                picture = _picture(validations[prefix][part], matches[shown])
+                _save_png(workdir / f"matches_{step:06d}.png", picture)
+                reporter.image(step, "pictures/matches", picture)
+                reporter.say(f"step {step}: " + ", ".join(f"{name} {value:.3f}{_published(definition, name)}" for name, value in scores.items()))
+            reporter.pause_clock()
+
+        def save(metrics=None) -> None:
+            settle(0)
+            checkpoints.save(current(), position, metrics)
+            reporter.pause_clock()
+
+        try:
+            if start == 0:
+                evaluate(0)
+            for stage, optimizer in zip(plan, optimizers, strict=True):
+                end = stage.start + stage.steps
+                if step >= end or stop.signal is not None:
+                    continue
+                if main and stage.name:
+                    reporter.say(f"stage {stage.name}, steps {stage.start + 1} to {end}")
+                if 0 < step == stage.start:
+                    state = replicate(begun_anew(current(), optimizer), devices)
+                method = build(cfg.method, axis_name=AXIS, **stage.options)
+                parallel_step = parallel(
+                    partial(train_step, method=method, optimizer=optimizer, draw=draw, seed=cfg.train.seed, accumulate=cfg.train.accumulate), devices
+                )
+                batches = sources[stage.data].batches(position, jax.process_index(), jax.process_count())
+                while step < end and stop.signal is None:
+                    state, metrics = parallel_step(state, _split(next(batches), local))
+                    step, position = step + 1, position + 1
+                    pending.append((step, metrics))
+                    settle(IN_FLIGHT)
+                    if step % cfg.report.validate_every == 0 or step == end:
+                        evaluate(step)
+                        save(dict(scores))
+                    elif step % cfg.report.checkpoint_every == 0:
+                        save()
+            save()
+            if main and step == cfg.train.steps:
+                _save_png(workdir / "curve.png", figures.training_curve(workdir / "metrics.jsonl"))
+        except OSError as e:
+            if e.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise UserError(f"The disk of {workdir} is full: free some space and run the same command again, complete checkpoints are kept.") from e
+        finally:
+            reporter.close()
+    if stop.signal is not None and step < cfg.train.steps:
+        print(f"stopped by {signal.Signals(stop.signal).name}: step {step} is saved; the same command goes on from there")
+        if stop.signal == signal.SIGINT:
+            raise KeyboardInterrupt
+    return scores
+
+
+def begun_anew(state: TrainState, optimizer: optax.GradientTransformation) -> TrainState:
+    """The state with which a stage begins: nothing but the optimiser's memory is lost."""
+    return new_state({"params": state.params, **state.model_state}, optimizer).replace(step=state.step)
+
+
+def _published(definition: Definition, name: str) -> str:
+    """What the paper reports beside a score, if the method knows it."""
+    value = definition.published.get(name)
+    return "" if value is None else f" (paper: {value:g})"
+
+
+def _picture(validation: Pair | PosedPair | KeypointPair, matches: Correspondences) -> np.ndarray:
+    """The matches of the first validation pair; green where they are right."""
+    pair, found = jax.tree.map(lambda x: np.asarray(x[0]), (validation, matches))
+    kept = found.valid
+    return figures.side_by_side(pair.image1, pair.image2, found.xy1_px[kept], found.xy2_px[kept], np.asarray(right(pair, found))[kept])
+
+
+def _save_png(path: Path, picture: np.ndarray) -> None:
+    with atomic(path) as temporary:
+        Image.fromarray(picture).save(temporary)
