@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 FOLDER = Path(__file__).parent
-PAIRS = {  # H, W, D, seed of image 1, seed of image 2, shift (rows, columns), noise
+PAIRS = {  # H, W, D, seed of image 1, seed of image 2, shift (columns, rows), noise
     "a": (88, 120, 32, 31, 32, (4, -6), 0.05),
     "b": (96, 132, 32, 33, 34, (9, 5), 0.1),
     "c": (132, 72, 16, 35, 36, (-3, 2), 0.05),

@@ -146,9 +146,9 @@ def test_equals_explicit_maps(size1, size2, limit, keep):
 def test_equals_the_published_program(cases):
     """Rows x1, y1, x2, y2, score that PUMP's released program gave at one scale.
 
-    Ours are all among them. That program has six more, 2 of 550 in a and 4 of 704 in b, whose
-    pixel is the best of no cell: the patch's second-best, in the same column and 1 or 2 rows
-    away, is that of the cell beside. We compare whole pixels, and drop such patches.
+    Ours are all among them. That program has six more, 2 of 550 in a and 4 of 704 in b. The
+    pixel of those in b is the best of no cell: the patch's second-best, in the same column and
+    1 or 2 rows away, is that of the cell beside. We compare whole pixels, and drop them.
     """
     published, room = inputs.load("pump_pyramid.npz"), (136, 136, 32)
     for case in cases:
