@@ -12,6 +12,7 @@ from tqdm import tqdm
 from jaxdesc.data.images import find_images
 from jaxdesc.errors import UserError
 from jaxdesc.images import UnreadableImage, read_rgb
+from jaxdesc.method import Say
 from jaxdesc.predict import sparse
 from jaxdesc.predict.predictor import Predictor
 from jaxdesc.store import features as feature_files
@@ -19,8 +20,6 @@ from jaxdesc.store import matches as files
 from jaxdesc.store.files import atomic
 from jaxdesc.store.pairs import exhaustive_pairs, read_pairs
 from jaxdesc.store.settings import claim
-
-Say = Callable[[str], None]
 
 
 class Dense(NamedTuple):

@@ -29,12 +29,11 @@ from jaxdesc.images import (
     to_float,
 )
 from jaxdesc.matching.densify import densify
+from jaxdesc.method import Progress
 from jaxdesc.ops.sampling import descriptors_at, full_size
 from jaxdesc.store import weights as weight_files
 from jaxdesc.store.checkpoint import read_run
 from jaxdesc.types import Array, Grid, Pair, UserError, Variables
-
-Progress = Callable[[int, int], None]  # (done, to do)
 
 DEFAULT = "pump"
 SHIPPED = Path(__file__).parents[1] / "weights"
@@ -42,6 +41,7 @@ TILE = 1536  # pixels: larger images are described in windows of this side, one 
 MARGIN = 128  # pixels by which a window is larger than what is taken from it: more than the published networks see
 SCALES = tuple(2 ** (-i / 4) for i in range(7))  # of the image pyramid of sparse descriptors: 1 down to 0.354; the next is below 30 %
 POINTS = 64  # points to be moved are padded to multiples of it: few programs
+SAMPLED = 1024  # likewise, of points that are described
 SUPPORT_PX = 32.0  # diameter of a keypoint's support that fits the network at scale 1; R2D2 writes 32 / scale into its files
 
 
@@ -223,8 +223,7 @@ class Predictor:
         out = np.empty((len(xy), self.dim), np.float32)
         for window in self._windows(resize(pixels, hw)):
             here = ((xy >= np.array(window.start_xy) - 0.5) & (xy < np.array(window.stop_xy) - 0.5)).all(1)
-            local = np.zeros((-(-max(1, here.sum()) // 1024) * 1024, 2), np.float32)  # few shapes, few programs
-            local[: here.sum()] = xy[here] - window.corner_xy
+            local = pad_points(xy[here] - window.corner_xy, SAMPLED)
             if self.method.describe_at:
                 found = self.method.describe_at(self.variables, window.image, local)
             else:

@@ -43,7 +43,7 @@ _features = jax.jit(network.features, static_argnames="net")
 _describe = jax.jit(network.describe, static_argnames="net")
 
 
-def _filled(image: Array, name: str = "image") -> tuple[np.ndarray, tuple[int, int]]:
+def _padded(image: Array, name: str = "image") -> tuple[np.ndarray, tuple[int, int]]:
     """(1, H', W', 3) float32, padded, and the image's own (H, W)."""
     pixels = to_float(image, name)
     return pad(pixels)[None], pixels.shape[:2]
@@ -64,7 +64,7 @@ def describe_at(variables: Variables, image: Array, xy_px: Array, normalize: boo
     Returns:
       (N, coarse_dim + fine_dim) float32.
     """
-    pixels, _ = _filled(image)
+    pixels, _ = _padded(image)
     maps = _features(net, variables, pixels)
     return _at(maps.coarse[0], maps.fine[0], pad_points(xy_px, POINTS), pixels.shape[1:3], normalize)[: len(xy_px)]
 
@@ -103,7 +103,7 @@ def match(
     Raises:
       UserError: an image that is no RGB image.
     """
-    (pixels1, size1), (pixels2, size2) = _filled(image1, "image1"), _filled(image2, "image2")
+    (pixels1, size1), (pixels2, size2) = _padded(image1, "image1"), _padded(image2, "image2")
     desc1, desc2 = (_describe(net, variables, pixels)[0] for pixels in (pixels1, pixels2))
     found = _dense(desc1, desc2, np.array(size1), np.array(size2), pixels1.shape[1:3], pixels2.shape[1:3], options.mutual)
     return jax.tree.map(np.asarray, found)
@@ -206,7 +206,7 @@ def query(
     Raises:
       UserError: an image that is no RGB image; points outside image 1.
     """
-    (pixels1, size1), (pixels2, size2) = _filled(image1, "image1"), _filled(image2, "image2")
+    (pixels1, size1), (pixels2, size2) = _padded(image1, "image1"), _padded(image2, "image2")
     xy1 = _points_inside(xy1_px, size1)
     maps1, maps2 = (jax.tree.map(lambda m: m[0], _features(net, variables, pixels)) for pixels in (pixels1, pixels2))
     frame1, frame2 = pixels1.shape[1:3], pixels2.shape[1:3]

@@ -7,21 +7,17 @@ Source: COLD, 2.4 and 2.5 of its page; the geometry is Dynamic Hyperpixel Flow's
 import jax
 import jax.numpy as jnp
 
-from jaxdesc.types import Array
+from jaxdesc.ops.sampling import cell_centres
+from jaxdesc.types import Array, Grid
 
 CELL_PX = 4  # spacing of the centres
+CELLS = Grid((0.0, 0.0), (float(CELL_PX), float(CELL_PX)))
 TINY = 1e-30  # keeps logarithms and quotients finite
 
 
 def map_shape(height: int, width: int) -> tuple[int, int]:
     """(h, w) of the cells of an image: those whose centres lie on it."""
     return -(-height // CELL_PX), -(-width // CELL_PX)
-
-
-def centres(h: int, w: int) -> Array:
-    """(h w, 2) float32 px."""
-    y, x = jnp.meshgrid(jnp.arange(h), jnp.arange(w), indexing="ij")
-    return CELL_PX * jnp.stack([x, y], -1).reshape(-1, 2).astype(jnp.float32)
 
 
 def _nearest(xy: Array, map_hw: tuple[int, int]) -> Array:
@@ -86,7 +82,7 @@ def transfer(
     """
     cells, holds = cells_around(xy1, map1_hw, box_px)
     found = best_cells(desc1, desc2, cells.reshape(-1), mutual).reshape(cells.shape)
-    moved = centres(*map2_hw)[found] - centres(*map1_hw)[cells]
+    moved = cell_centres(map2_hw, CELLS)[found] - cell_centres(map1_hw, CELLS)[cells]
     xy2 = xy1 + jnp.sum(jnp.where(holds[..., None], moved, 0), 1) / jnp.sum(holds, 1)[:, None]
     own = desc1[nearest_cell(xy1, map1_hw)]
     return xy2, jnp.einsum("nd,qd->nq", own, desc2, preferred_element_type=jnp.float32).max(1)

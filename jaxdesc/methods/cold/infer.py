@@ -13,6 +13,7 @@ from jaxdesc.config import Options, option
 from jaxdesc.images import fit, pad, rescale, resize, to_float
 from jaxdesc.methods.cold import cells, network
 from jaxdesc.ops.matching import nearest_cells
+from jaxdesc.ops.sampling import cell_centres
 from jaxdesc.types import Array, Correspondences, Variables
 
 
@@ -37,8 +38,9 @@ _describe = jax.jit(network.describe, static_argnames="net")
 
 @partial(jax.jit, static_argnames="mutual")
 def _dense(desc1: Array, desc2: Array, size1_hw: Array, size2_hw: Array, mutual: bool) -> Correspondences:
-    (xy1, inside1), (xy2, inside2) = (
-        (xy, (xy <= size_hw[::-1] - 1).all(-1)) for xy, size_hw in ((cells.centres(*d.shape[:2]), s) for d, s in ((desc1, size1_hw), (desc2, size2_hw)))
+    xy1, xy2 = (cell_centres(d.shape[:2], cells.CELLS) for d in (desc1, desc2))
+    inside1, inside2 = (
+        (xy <= size_hw[::-1] - 1).all(-1) for xy, size_hw in ((xy1, size1_hw), (xy2, size2_hw))
     )
     return nearest_cells(desc1, desc2, xy1, xy2, inside1, inside2, mutual)
 

@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxdesc.methods.cold.cells import CELL_PX, map_shape
+from jaxdesc.methods.cold.cells import CELLS, map_shape
 from jaxdesc.nets.frozen import freeze, thaw
 from jaxdesc.nets.layers import BatchNorm, Conv
 from jaxdesc.nets.resnet import ResNet, activations, tap_grid
@@ -16,7 +16,6 @@ from jaxdesc.ops.sampling import regrid, resize_aligned
 from jaxdesc.types import Array, Batch, Grid, Variables
 
 BACKBONE = "backbone"  # the module that does not learn
-CELLS = Grid((0.0, 0.0), (float(CELL_PX), float(CELL_PX)))
 
 
 def side_px(cfg) -> int:

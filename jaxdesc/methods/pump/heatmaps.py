@@ -3,7 +3,6 @@
 from typing import NamedTuple
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -59,9 +58,6 @@ def query_maps(desc1: Array, desc2: Array, xy: tuple[float, float], limit: int =
     return found
 
 
-_describe = jax.jit(network.describe, static_argnames=("net", "multiple"))
-
-
 def explain(
     variables: Variables,
     image1: np.ndarray,
@@ -85,7 +81,7 @@ def explain(
     def described(image, name):
         pixels = to_float(image, name)
         padded = pad(pixels)[None]
-        maps = _describe(net, variables, padded, multiple)[0]
+        maps = network.compiled(net, variables, padded, multiple)[0]
         return maps[: pixels.shape[0], : pixels.shape[1]]
 
     desc1, desc2 = described(image1, "image1"), described(image2, "image2")

@@ -10,8 +10,9 @@ import numpy as np
 from jaxdesc.images import STEP_PX, to_float
 from jaxdesc.matching.coherence import keep_coherent
 from jaxdesc.matching.views import Crop
+from jaxdesc.method import Progress
 from jaxdesc.methods.pump import network
-from jaxdesc.methods.pump.multiscale import Describe, Progress, followed, merge, runs, views, work
+from jaxdesc.methods.pump.multiscale import Describe, followed, merge, runs, views, work
 from jaxdesc.methods.pump.recursive import SIDE, match_recursively
 from jaxdesc.methods.pump.single import MatchOptions, available_bytes, predict_bytes
 from jaxdesc.ops.matching import decode_pose, encode_pose
@@ -77,9 +78,6 @@ def match_images(
     return keep_coherent(rows, options.min_component) if options.min_component else rows
 
 
-_describe = jax.jit(network.describe, static_argnames=("net", "multiple"))
-
-
 def match(
     variables: Variables,
     image1: Array,
@@ -94,7 +92,7 @@ def match(
     """`match_images` with the network: (H, W, 3) photographs -> Correspondences on the host, all of them valid."""
 
     def describe(images):
-        return _describe(net=net, variables=variables, images=images, multiple=multiple)
+        return network.compiled(net, variables, images, multiple)
 
     rows = match_images(describe, image1, image2, options, say, progress)
     return Correspondences(xy1_px=rows[:, :2], xy2_px=rows[:, 2:4], score=rows[:, 4], code=rows[:, 5].astype(np.int32), valid=np.ones(len(rows), bool))

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdesc.matching.views import Crop, View, bucket, canvas_size, factors, poses, view
+from jaxdesc.method import Progress
 from jaxdesc.methods.pump.matching_pyramid import patch_count
 from jaxdesc.methods.pump.single import MatchOptions, fields
 from jaxdesc.ops.matching import CELL, encode_pose, patch_centres
@@ -18,7 +19,6 @@ GRID = 2  # pixels: of the matches in a square of this side, in either image, th
 SMALLEST_SIDE = 16  # pixels: below this nothing is matched
 
 Describe = Callable[[Array], Array]  # (B, H, W, 3) float32 RGB in [0, 1] -> (B, H, W, D)
-Progress = Callable[[int, int], None]  # (correlations done, correlations in all)
 
 
 class Run(NamedTuple):

@@ -48,3 +48,6 @@ def describe(net: nn.Module, variables: Variables, images: Array, multiple: int 
     h, w = images.shape[1:3]
     padded = jnp.pad(images, ((0, 0), (0, -h % multiple), (0, -w % multiple), (0, 0)), mode="reflect")
     return net.apply(variables, padded, train=False)[:, :h, :w]
+
+
+compiled = jax.jit(describe, static_argnames=("net", "multiple"))

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from jaxdesc.matching.views import Crop
-from jaxdesc.methods.pump.multiscale import Describe, Progress, followed, merge, runs, work
+from jaxdesc.method import Progress
+from jaxdesc.methods.pump.multiscale import Describe, followed, merge, runs, work
 from jaxdesc.methods.pump.single import MatchOptions
 from jaxdesc.types import Size
 

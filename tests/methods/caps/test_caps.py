@@ -465,7 +465,7 @@ def test_dense_matches_are_mutual_nearest_neighbours(method, variables):
     net = method.match.keywords["net"]
     flat, places = [], []
     for image in images:
-        (h, w), padded = image.shape[:2], infer._filled(image)[0]
+        (h, w), padded = image.shape[:2], infer._padded(image)[0]
         maps = np.asarray(infer._describe(net, variables, padded)[0])
         rows, columns = maps.shape[:2]
         assert (rows, columns) == (padded.shape[1] // 4, padded.shape[2] // 4)

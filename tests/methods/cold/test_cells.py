@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from jaxdesc.methods.cold import cells
+from jaxdesc.ops.sampling import cell_centres
 
 MAP1, MAP2, D = (5, 7), (6, 4), 8  # rows and columns of cells
 transfer = jax.jit(cells.transfer, static_argnums=(3, 4), static_argnames=("box_px", "mutual"))
@@ -36,7 +37,7 @@ def slow_transfer(xy, A, map1, map2, half, mutual):
 
 def test_maps_and_centres():
     assert cells.map_shape(240, 240) == (60, 60) and cells.map_shape(21, 17) == (6, 5)
-    centres = np.asarray(cells.centres(*MAP1))
+    centres = np.asarray(cell_centres(MAP1, cells.CELLS))
     assert centres.shape == (35, 2)
     np.testing.assert_array_equal(centres[[0, 1, 7, 34]], [[0, 0], [4, 0], [0, 4], [24, 16]])
 
@@ -44,7 +45,7 @@ def test_maps_and_centres():
 def test_nearest_cell_is_the_nearest_centre():
     rng = np.random.default_rng(0)
     xy = np.concatenate([rng.uniform(-3, 30, (200, 2)), [[2, 2], [6, 10], [0, 0], [-9, 99]]]).astype(np.float32)  # some between two centres
-    centres = np.asarray(cells.centres(*MAP1))
+    centres = np.asarray(cell_centres(MAP1, cells.CELLS))
     slow = [np.linalg.norm(centres - p, axis=1).argmin() for p in xy]
     np.testing.assert_array_equal(cells.nearest_cell(xy, MAP1), slow)
 
