@@ -107,6 +107,7 @@ class DataConfig:
     curriculum: int = option(0, "batches during which posed pairs of ever larger rotation are let in; 0: all from the start", at_least=0)
     cache: str = option("", "folder of prepared datasets; empty: $JAXDESC_CACHE or ~/.cache/jaxdesc")
     threads: int = option(8, "host threads that decode", at_least=1)
+    keep_mb: int = option(1024, "decoded photographs that stay in the host's memory, MiB; others are decoded at every visit", at_least=0)
     prefetch: int = option(2, "batches that wait ready", at_least=1)
 
 
@@ -156,6 +157,24 @@ class DrawConfig:
     contrast: float = option(0.0, "colour jitter of both images, factor within 1 +- this", at_least=0, at_most=1)
     saturation: float = option(0.0, "colour jitter of both images, factor within 1 +- this", at_least=0, at_most=1)
     hue: float = option(0.0, "colour jitter of both images, turns within +- this", at_least=0, at_most=0.5)
+    shade: float = option(
+        0.0,
+        "uneven light: brightness within 1 +- this, different over the image; as gamma, blur_px, "
+        "motion_px and jpeg_quality it spares half of the images and is uniform up to the full "
+        "strength for the others, of pairs for PUMP",
+        at_least=0,
+        at_most=1,
+    )
+    gamma: float = option(1.0, "exponent of the colours, log-uniform within [1/this, this]", at_least=1)
+    blur_px: float = option(0.0, "greatest sigma of a Gaussian blur, pixels of the crop", at_least=0, at_most=8)
+    motion_px: float = option(0.0, "greatest length of a straight motion blur, pixels of the crop", at_least=0, at_most=16)
+    jpeg_quality: int = option(100, "lowest quality that crops are compressed with, as JPEG does; 100: they are not", at_least=5, at_most=100)
+    ramp_steps: int = option(
+        0,
+        "steps over which the geometry of pairs for PUMP grows from none (tilt, rotation, change "
+        "of scale and aspect) to that of the fields above; 0: full from the start",
+        at_least=0,
+    )
     swap_probability: float = option(
         0.5,
         "images of a pair change places, before image 2 is turned, rescaled and made noisy, so "

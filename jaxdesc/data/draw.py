@@ -7,10 +7,12 @@ that a batch does not depend on how many devices share it. A pair is drawn in th
     2. the two change places
     3. image 2, whichever it is now, is turned and rescaled
     4. two windows are chosen that show the same part at about the same scale
-    5. noise falls on the pixels of image 2, and the windows are resampled to the crops
+    5. the windows are resampled to the crops; light, colours and sharpness of both change
+    6. noise falls on the pixels of image 2, and both crops are compressed
 
 Source: PUMP, training data (overlapping crops, rotation, rescaling, tilt, noise). Its
-released program sets the order and the size of the changes.
+released program sets the order and the size of the changes; those of light, sharpness and
+compression are ours, and off unless asked for.
 """
 
 from functools import partial
@@ -21,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdesc.config import DrawConfig
+from jaxdesc.data import degrade
 from jaxdesc.data.jitter import COLOUR, between, colour_jitter, log_between
 from jaxdesc.data.posed_draw import draw_posed
 from jaxdesc.data.semantic_draw import draw_keypoint_pairs
@@ -42,28 +45,37 @@ class Common(NamedTuple):
     valid: Array  # (K,) bool: the point exists and lies inside both frames
 
 
-def random_tilt(u: Array, size_wh: Array, tilt: float) -> Array:
+def random_tilt(u: Array, size_wh: Array, tilt: float, share: Array | float = 1.0) -> Array:
     """(3, 3) from a photograph to its tilted copy of the same size, from (TILT,) numbers."""
     side = jnp.minimum((4 * u[0]).astype(jnp.int32), 3)
-    return geometry.tilting(side, between(u[1], 0, tilt) * size_wh.max(), size_wh)
+    return geometry.tilting(side, share * between(u[1], 0, tilt) * size_wh.max(), size_wh)
 
 
-def random_frame(u: Array, size_wh: Array, cfg: DrawConfig) -> tuple[Array, Array]:
+def random_frame(
+    u: Array, size_wh: Array, cfg: DrawConfig, share: Array | float = 1.0
+) -> tuple[Array, Array]:
     """Rotation about the centre, then rescaling, from (FRAME,) uniform numbers.
 
+    Args:
+      share: of the change of the image, which is identity at 0.
     Returns:
       A_image_to_frame (3, 3) and the frame's (w, h).
     """
-    angle = jnp.deg2rad(between(u[0], -cfg.rotation_deg, cfg.rotation_deg))
-    scale = log_between(u[1], cfg.min_side_px, cfg.max_side_px) / size_wh.min()
-    root_aspect = jnp.sqrt(log_between(u[2], 1 / cfg.aspect, cfg.aspect))
+    angle = share * jnp.deg2rad(between(u[0], -cfg.rotation_deg, cfg.rotation_deg))
+    scale = (log_between(u[1], cfg.min_side_px, cfg.max_side_px) / size_wh.min()) ** share
+    root_aspect = jnp.sqrt(log_between(u[2], 1 / cfg.aspect, cfg.aspect)) ** share
     scale_xy = scale * jnp.stack([root_aspect, 1 / root_aspect])
     A = geometry.resizing(scale_xy) @ geometry.rotation(angle, (size_wh - 1) / 2)
     return A, size_wh * scale_xy
 
 
 def choose_windows(
-    u: Array, common: Common, size1_wh: Array, size2_wh: Array, cfg: DrawConfig
+    u: Array,
+    common: Common,
+    size1_wh: Array,
+    size2_wh: Array,
+    cfg: DrawConfig,
+    share: Array | float = 1.0,
 ) -> tuple[Array, Array, Array]:
     """Two square windows (x, y, side) that show the same part at about the same scale.
 
@@ -78,6 +90,7 @@ def choose_windows(
     Args:
       u: (trials, TRIAL) uniform numbers.
       common: without any valid point, the frames' centres serve.
+      share: power of the jitter, of which there is none at 0.
     Returns:
       windows 1 and 2, (3,) each: top-left corner (x, y) in edge coordinates (pixel
       centre + 0.5) and side, pixels; () index of the point that they are centred on.
@@ -98,7 +111,7 @@ def choose_windows(
         point1 = jnp.where(some, common.xy1[chosen], size1_wh / 2 - 0.5)
         point2 = jnp.where(some, common.xy2[chosen], size2_wh / 2 - 0.5)
         scale = jnp.where(some, common.scale_1to2[chosen], size2_wh.min() / size1_wh.min())
-        ratio = scale * log_between(u[1], 1 / cfg.crop_scale, cfg.crop_scale)
+        ratio = scale * log_between(u[1], 1 / cfg.crop_scale, cfg.crop_scale) ** share
         w1, w2 = window(point1, 1 / ratio, size1_wh), window(point2, ratio, size2_wh)
         s1, s2 = sees(w1, common.xy1), sees(w2, common.xy2)
         both = (s1 & s2).sum()
@@ -147,13 +160,14 @@ def exchanged(pair: RawPair) -> RawPair:
 
 
 def draw_pair(
-    key: Array, pair: RawPair, tilt: float, cfg: DrawConfig
+    key: Array, pair: RawPair, tilt: float, cfg: DrawConfig, share: Array | float = 1.0
 ) -> tuple[Array, Array, Array]:
     """One training pair.
 
     Args:
       pair: photographs with correspondences; the same one twice for a synthetic pair.
       tilt: perspective skew of one of the two.
+      share: of all changes of the geometry.
     Returns:
       image1, image2 (crop, crop, 3) in [0, 1] and H_1to2 (3, 3), which means something
       only for points that the photographs themselves relate by the identity.
@@ -170,15 +184,15 @@ def draw_pair(
     canvases = pair.canvas1, pair.canvas2
     size1_wh, size2_wh = (c.size_hw[::-1].astype(jnp.float32) for c in canvases)
 
-    frame2, frame2_wh = random_frame(u_frame, size2_wh, cfg)
+    frame2, frame2_wh = random_frame(u_frame, size2_wh, cfg, share)
     A1, A2 = jnp.eye(3), frame2  # photographs to frames
     if tilt:  # of the copy, which is image 1 if the two have changed places
-        tilted = random_tilt(u_tilt, size2_wh, tilt)
+        tilted = random_tilt(u_tilt, size2_wh, tilt, share)
         A1, A2 = jnp.where(swap, tilted, A1), jnp.where(swap, A2, A2 @ tilted)
 
     common = _in_frames(pair, A1, A2, size1_wh, frame2_wh)
     window1, window2, chosen = choose_windows(
-        u_windows.reshape(cfg.trials, TRIAL), common, size1_wh, frame2_wh, cfg
+        u_windows.reshape(cfg.trials, TRIAL), common, size1_wh, frame2_wh, cfg, share
     )
     middle = jnp.full(2, (cfg.crop_px - 1) / 2)
     upright = geometry.rotation(-jnp.pi / 2 * pair.turns_1to2[chosen], middle)
@@ -187,17 +201,20 @@ def draw_pair(
     M1 = flip @ _into_crop(window1, cfg.crop_px) @ A1  # photographs to crops
     M2 = flip @ upright @ _into_crop(window2, cfg.crop_px) @ A2
 
-    def crop(canvas: Canvas, M: Array, u_colour: Array) -> Array:
+    def crop(canvas: Canvas, M: Array, u_colour: Array, changes: degrade.Changes) -> Array:
         out_to_in = jnp.linalg.inv(M)
         image = warp_homography(canvas.image, canvas.size_hw, out_to_in, (cfg.crop_px,) * 2)
-        return colour_jitter(u_colour, image, cfg)
+        return changes.blurred(colour_jitter(u_colour, changes.lit(image), cfg))
 
-    image1, image2 = crop(pair.canvas1, M1, u_colour1), crop(pair.canvas2, M2, u_colour2)
+    changes1, changes2 = degrade.changes(jax.random.fold_in(key, 2), cfg)
+    image1 = crop(pair.canvas1, M1, u_colour1, changes1)
+    image2 = crop(pair.canvas2, M2, u_colour2, changes2)
     if cfg.noise:
         noise = cfg.noise / 255 * frame_noise(k_noise, window2, cfg.crop_px)
         image2 = jnp.clip(image2 + noise, 0, 1)
     H_1to2 = M2 @ jnp.linalg.inv(M1)
-    return image1, image2, H_1to2 / H_1to2[2, 2]
+    images = changes1.compressed(image1), changes2.compressed(image2)
+    return *images, H_1to2 / H_1to2[2, 2]
 
 
 def _in_frames(pair: RawPair, A1: Array, A2: Array, size1_wh: Array, size2_wh: Array) -> Common:
@@ -232,19 +249,24 @@ def with_itself(canvas: Canvas) -> RawPair:
     )
 
 
-def draw_batch(key: Array, raw: RawBatch, cfg: DrawConfig) -> Batch:
+def draw_batch(key: Array, raw: RawBatch, cfg: DrawConfig, step: Array | None = None) -> Batch:
     """The batch that a loss sees, from the photographs that the host delivered.
 
+    Args:
+      step: of the run, for what grows with it (`cfg.ramp_steps`); None: grown.
     Returns:
       {"synthetic": Pair, "real": Pair, "posed": PosedPair, "semantic": KeypointPair},
       those of them that `raw` has.
     """
 
+    ramps = cfg.ramp_steps and step is not None
+    share = jnp.minimum(step / cfg.ramp_steps, 1.0) if ramps else 1.0
+
     def synthetic(key, canvas):
-        return draw_pair(key, with_itself(canvas), cfg.tilt, cfg)
+        return draw_pair(key, with_itself(canvas), cfg.tilt, cfg, share)
 
     def real(key, pair):
-        return draw_pair(key, pair, 0.0, cfg)
+        return draw_pair(key, pair, 0.0, cfg, share)
 
     batch = {}
     for half, draw in (("synthetic", synthetic), ("real", real)):

@@ -180,6 +180,7 @@ def open_data(data: DataConfig, seed: int) -> Data:
     photo_sets, pair_sets, posed_sets, semantic_sets = (
         [kinds[s.kind](s.path, data.canvas_px, data.cache) for s in sources] for sources, kinds in halves.values()
     )
+    memory = _Memory(data.keep_mb << 20)
     return Data(
         config=data,
         seed=seed,
@@ -187,8 +188,8 @@ def open_data(data: DataConfig, seed: int) -> Data:
         pair_sets=pair_sets,
         posed_sets=posed_sets,
         semantic_sets=semantic_sets,
-        synthetic=_mixed([s.train for s in photo_sets], data.synthetic, (seed, _SYNTHETIC)) if data.synthetic_per_batch else None,
-        real=_mixed([_ImagePairs(s) for s in pair_sets], data.real, (seed, _REAL)) if data.real_per_batch else None,
+        synthetic=_mixed([_Kept(s.train, memory) for s in photo_sets], data.synthetic, (seed, _SYNTHETIC)) if data.synthetic_per_batch else None,
+        real=_mixed([_ImagePairs(s, memory) for s in pair_sets], data.real, (seed, _REAL)) if data.real_per_batch else None,
         posed=_posed(posed_sets, data, seed) if data.posed_per_batch else None,
         semantic=_mixed([s.train for s in semantic_sets], data.semantic, (seed, _SEMANTIC)) if data.semantic_per_batch else None,
     )
@@ -210,18 +211,52 @@ def mask_canvas(mask: np.ndarray | None, side: int) -> np.ndarray:
     return square
 
 
+class _Memory:
+    """Host memory for decoded photographs, shared by the sets of a run."""
+
+    def __init__(self, size_bytes: int):
+        self._left = size_bytes
+
+    def take(self, size_bytes: int) -> bool:
+        """Whether there was room; it is then gone."""
+        room = size_bytes <= self._left
+        self._left -= size_bytes if room else 0
+        return room
+
+
+class _Kept(Sequence):
+    """Photographs that are decoded once, as long as there is memory for them.
+
+    Visits come in random order, so those that were kept first are as good as any others.
+    """
+
+    def __init__(self, photographs: Sequence[dict[str, Any]], memory: _Memory):
+        self._photographs, self._memory, self._kept = photographs, memory, {}
+
+    def __len__(self) -> int:
+        return len(self._photographs)
+
+    def __getitem__(self, i: int) -> dict[str, Any]:
+        found = self._kept.get(i)
+        if found is None:
+            found = self._photographs[i]
+            if self._memory.take(found["image"].nbytes):
+                self._kept[i] = found
+        return found
+
+
 class _ImagePairs(Sequence):
     """Pairs with their photographs, image1 and image2, looked up."""
 
-    def __init__(self, pair_set: pairs.PairSet):
-        self._set = pair_set
+    def __init__(self, pair_set: pairs.PairSet, memory: _Memory):
+        self._set, self._images = pair_set, _Kept(pair_set.images, memory)
 
     def __len__(self) -> int:
         return len(self._set.pairs)
 
     def __getitem__(self, i: int) -> dict[str, Any]:
         pair = self._set.pairs[i]
-        image1, image2 = (self._set.images[pair[name]]["image"] for name in ("index1", "index2"))
+        image1, image2 = (self._images[int(pair[name])]["image"] for name in ("index1", "index2"))
         return {**pair, "image1": image1, "image2": image2}
 
 

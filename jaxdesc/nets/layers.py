@@ -50,10 +50,21 @@ def upsample2(x: Array) -> Array:
 
 
 def _upsample2_backward(_, gradient: Array) -> tuple[Array]:
-    """The transpose, example by example: a loop, so that XLA computes it once and not anew inside each of its readers."""
-    *_, h, w, c = gradient.shape
-    transpose = jax.linear_transpose(upsample2.fun, jax.ShapeDtypeStruct((1, h // 2, w // 2, c), gradient.dtype))
-    return (jax.lax.map(lambda example: transpose(example[None])[0][0], gradient),)
+    """The transpose; on a CPU example by example, in a loop, so that XLA computes it once and
+    not anew inside each of its readers."""
+    batch, h, w, c = gradient.shape
+
+    def transposed(count):
+        like = jax.ShapeDtypeStruct((count, h // 2, w // 2, c), gradient.dtype)
+        return jax.linear_transpose(upsample2.fun, like)
+
+    def one_by_one(gradient):
+        return jax.lax.map(lambda example: transposed(1)(example[None])[0][0], gradient)
+
+    def at_once(gradient):
+        return transposed(batch)(gradient)[0]
+
+    return (jax.lax.platform_dependent(gradient, cpu=one_by_one, default=at_once),)
 
 
 upsample2.defvjp(lambda x: (upsample2(x), None), _upsample2_backward)

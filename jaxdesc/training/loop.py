@@ -58,11 +58,28 @@ def claim(workdir: Path, cfg: configs.ExperimentConfig) -> None:
             theirs["draw"]["noise"] = ours["draw"]["noise"]  # of no pair that is left
         theirs["format_version"] = ours["format_version"]
         for name, mine, other in _differences(ours, theirs, usual):
-            if not name.startswith("report."):
+            if name == "train.steps" and _may_be_prolonged(cfg, other, workdir):
+                print(f"{workdir} was to take {other} steps; it goes on to {mine}.")
+            elif not name.startswith("report."):
                 raise UserError(f"{workdir} belongs to another configuration ({name} is {other!r} there and {mine!r} here): choose another --workdir.")
     elif any((workdir / "checkpoints").glob("[0-9]*")):
         raise UserError(f"{workdir} holds checkpoints but no config.json, so that nothing says what they are of: delete it or choose another --workdir.")
     record(workdir, cfg)
+
+
+def _may_be_prolonged(cfg: configs.ExperimentConfig, steps: int, workdir: Path) -> bool:
+    """Whether a run that was to take so many steps could as well have been begun with the new
+    number: nothing that it has done depends on it.
+
+    Its learning rate was constant, or halved at fixed steps; or it falls in the last fifth
+    (trapezoid), in the old plan as in the new one, and has not yet begun to.
+    """
+    if len(cfg.method.plan(cfg)) > 1 or not isinstance(steps, int):
+        return False
+    done = max((int(path.name) for path in (workdir / "checkpoints").glob("[0-9]*")), default=0)
+    end = min(steps, cfg.train.steps)
+    same_until = {"constant": end, "halving": end, "trapezoid": end - max(end // 5, 1)}
+    return done <= same_until.get(cfg.optim.schedule, 0)
 
 
 def _check_first(theirs: dict, workdir: Path) -> None:
@@ -187,7 +204,9 @@ def undistorted(draw: configs.DrawConfig) -> configs.DrawConfig:
     Nothing is mirrored but what a data set's list asks for, and no noise is added.
     """
     colours = {"brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "hue": 0.0}
-    return replace(draw, **colours, noise=0.0, flip_probability=0.0)
+    light = {"shade": 0.0, "gamma": 1.0}
+    sharpness = {"blur_px": 0.0, "motion_px": 0.0, "jpeg_quality": 100, "noise": 0.0}
+    return replace(draw, **colours, **light, **sharpness, flip_probability=0.0)
 
 
 def validation_batch(data: Data, parts: Collection[str], count: int, draw: Callable[[jax.Array, RawBatch], Batch]) -> Batch:

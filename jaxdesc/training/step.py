@@ -57,7 +57,7 @@ def train_step(
     draw_key, loss_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), state.step))
 
     def objective(params, model_state, part):
-        per_example, (parts, model_state) = method.loss({"params": params, **model_state}, draw(draw_key, part), loss_key, True)
+        per_example, (parts, model_state) = method.loss({"params": params, **model_state}, draw(draw_key, part, step=state.step), loss_key, True)
         return per_example.mean(), ({name: value.mean() for name, value in parts.items()}, model_state)
 
     def one_part(carry, part):

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from jaxdesc.config import DataConfig, Source
+from jaxdesc.data import pipeline
 from jaxdesc.data.pipeline import open_data
 from jaxdesc.types import UserError
 
@@ -55,6 +56,34 @@ def config(tmp_path_factory):
 
 def take(data, start, count, *process):
     return list(itertools.islice(data.batches(start, *process), count))
+
+
+def test_kept_photographs_are_decoded_once_and_change_nothing(config, monkeypatch):
+    """With room for all, for one of the smallest, and for none."""
+    read = []
+    original = pipeline._Kept.__getitem__
+
+    def counted(self, i):
+        before = len(self._kept)
+        found = original(self, i)
+        read.append(len(self._kept) > before)
+        return found
+
+    monkeypatch.setattr(pipeline._Kept, "__getitem__", counted)
+    batches, fresh = [], []
+    for keep_mb in (1, 0):
+        read.clear()
+        data = open_data(dataclasses.replace(config, keep_mb=keep_mb, threads=1), 0)
+        batches.append(take(data, 0, 6))
+        fresh.append(sum(read))
+    chex.assert_trees_all_equal(*batches)
+    photographs = 9 + 5 - 2 + 5  # but for those held out; of pairs
+    assert 0 < fresh[0] <= photographs < len(read) and fresh[1] == 0
+
+
+def test_memory_for_photographs_is_bounded():
+    memory = pipeline._Memory(100)
+    assert [memory.take(n) for n in (60, 50, 40, 1)] == [True, False, True, False]
 
 
 def colors(batch):

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdesc.ops.depthwise import _grouped, depthwise_conv
+from jaxdesc.ops.depthwise import _by_fourier, _gradients_by_fourier, _grouped, depthwise_conv
 
 
 def loop(x, k):
@@ -30,6 +30,16 @@ def test_equals_a_loop_and_its_gradient_equals_xla(kernel):
     _, pull_xla = jax.vjp(_grouped, x, k)
     for ours, theirs in zip(pull(g), pull_xla(g), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("kernel", [(1, 1), (3, 3), (5, 3), (9, 9)])
+@pytest.mark.parametrize("size", [(5, 7), (24, 17)])
+def test_what_a_gpu_computes_equals_a_loop(kernel, size):
+    rng = np.random.default_rng(0)
+    x, k, g = (rng.normal(size=s).astype(np.float32) for s in ((2, *size, 3), (*kernel, 1, 3), (2, *size, 3)))
+    np.testing.assert_allclose(jax.jit(_by_fourier)(x, k), loop(x, k), rtol=1e-4, atol=1e-4)
+    for ours, theirs in zip(_gradients_by_fourier(x, k, g), jax.vjp(_grouped, x, k)[1](g), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-3)
 
 
 def test_half_precision_stays_half():

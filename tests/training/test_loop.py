@@ -19,7 +19,7 @@ from tensorboardX.proto.event_pb2 import Event
 
 from jaxdesc import config
 from jaxdesc.store.checkpoint import Checkpoints
-from jaxdesc.training import loop
+from jaxdesc.training import loop, optim
 from jaxdesc.types import TrainState, UserError
 
 ROOT = Path(__file__).parents[2]
@@ -159,6 +159,37 @@ def test_a_workdir_of_another_configuration_is_refused(tmp_path, cache):
     with pytest.raises(UserError, match=r"belongs to another configuration \(optim\.learning_rate is"):
         loop.claim(tmp_path, smoke(cache, **{"optim.learning_rate": "0.5"}))
     loop.claim(tmp_path, smoke(cache, **{"report.log_every": "7"}))  # what a run reports may change
+
+
+@pytest.mark.parametrize(
+    ("schedule", "done", "steps", "right"),
+    [
+        ("constant", 100, 400, True),
+        ("constant", 100, 60, False),  # it has done more already
+        ("halving", 100, 400, True),
+        ("trapezoid", 80, 400, True),
+        ("trapezoid", 81, 400, False),  # its rate has begun to fall
+        ("trapezoid", 60, 75, True),
+        ("trapezoid", 61, 75, False),  # it should have begun to fall
+        ("cosine", 0, 400, True),
+        ("cosine", 1, 400, False),
+    ],
+)
+def test_a_run_may_be_prolonged_where_nothing_done_depends_on_its_length(schedule, done, steps, right, tmp_path, cache, capsys):
+    def planned(steps):
+        return smoke(cache, **{"optim.schedule": schedule, "train.steps": str(steps), "optim.warmup_steps": "0"})
+
+    loop.claim(tmp_path, planned(100))
+    (tmp_path / "checkpoints" / str(done)).mkdir(parents=True)
+    if right:
+        loop.claim(tmp_path, planned(steps))
+        assert f"was to take 100 steps; it goes on to {steps}" in capsys.readouterr().out
+        assert json.loads((tmp_path / "config.json").read_text())["train"]["steps"] == steps
+        rates = [optim.learning_rate(planned(n).optim, n) for n in (100, steps)]
+        assert all(rates[0](step) == rates[1](step) for step in range(done))
+    else:
+        with pytest.raises(UserError, match=r"train\.steps is 100 there"):
+            loop.claim(tmp_path, planned(steps))
 
 
 def test_a_workdir_of_a_version_that_lacked_a_field_is_its_own_if_the_field_has_its_usual_value(tmp_path, cache):

@@ -29,7 +29,7 @@ TOY = Method(init=lambda key, batch: {"params": {"w": jnp.ones(())}, "batch_stat
 def run(devices, steps=3, accumulate=1, cfg=None):
     cfg = cfg or OptimConfig(learning_rate=1e-2)
     optimizer = make_optimizer(cfg, steps)
-    step = partial(train_step, method=TOY, optimizer=optimizer, draw=lambda key, raw: raw, seed=3, accumulate=accumulate)
+    step = partial(train_step, method=TOY, optimizer=optimizer, draw=lambda key, raw, step: raw, seed=3, accumulate=accumulate)
     state = init_state(TOY, optimizer, TOY_BATCH, 0)
     state = jax.tree.map(lambda x: np.broadcast_to(x, (devices, *x.shape)), state)
     parallel = jax.pmap(step, axis_name=AXIS, devices=jax.devices()[:devices])

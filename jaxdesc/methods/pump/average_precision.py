@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxdesc.methods.pump.backends import map_pairs
 from jaxdesc.ops import masked
 from jaxdesc.ops.geometry import apply_homography
 from jaxdesc.types import Array
@@ -143,7 +144,7 @@ def pixel_ap(
         positives = _cumulative_mass(near, exists & is_positive, bins)
         return _average_precision(positives, positives + negatives)
 
-    return lax.map(one_image, (queries, desc2, image, sample.true_xy2_px)), sample.valid
+    return map_pairs(one_image, (queries, desc2, image, sample.true_xy2_px)), sample.valid
 
 
 def average_precision_loss(ap: Array, valid: Array, axis_name: str | None = None) -> Array:

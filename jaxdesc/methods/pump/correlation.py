@@ -19,9 +19,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxdesc.methods.pump.backends import default_strip_bytes
 from jaxdesc.types import Array
-
-STRIP_BYTES = {"cpu": 6 << 20, "default": 256 << 20}  # of one strip: a share of a processor's cache, or enough to fill an accelerator
 
 
 def correlate_and_pool(desc1: Array, desc2: Array, *, strip_bytes: int | None = None, with_argmax: bool = False) -> Array | tuple[Array, Array]:
@@ -45,10 +44,6 @@ def maxpool3x3s2(x: Array, *, strip_bytes: int | None = None, with_argmax: bool 
     """Max-pools (N, H, W) to (N, ceil(H / 2), ceil(W / 2)) with 3x3 windows, stride 2 and padding 1; arguments as in `correlate_and_pool`."""
     strips = _strip_count(x.shape[0], 8 * x.dtype.itemsize * math.prod(x.shape[1:]), strip_bytes)  # 8: what pooling reads and writes beside x
     return _pool(x, strips, True) if with_argmax else _maxpool(x, strips)
-
-
-def default_strip_bytes() -> int:
-    return STRIP_BYTES.get(jax.default_backend(), STRIP_BYTES["default"])
 
 
 def _strip_count(rows: int, row_bytes: int, strip_bytes: int | None) -> int:

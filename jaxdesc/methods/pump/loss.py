@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdesc.methods.pump.average_precision import average_precision_loss, pixel_ap
+from jaxdesc.methods.pump.backends import map_pairs
 from jaxdesc.methods.pump.uniqueness import uniqueness_loss
 from jaxdesc.types import Array, Batch, Variables
 
@@ -71,6 +72,6 @@ def pump_loss(variables: Variables, batch: Batch, key: Array, train: bool, *, ne
             def both_ways(pair_of_maps):
                 return uniqueness_loss(*pair_of_maps, border=cfg.uniq_border_px, subsample=cfg.uniq_subsample)
 
-            parts["L_uniq"] = jax.lax.map(both_ways, (desc1, desc2))
+            parts["L_uniq"] = map_pairs(both_ways, (desc1, desc2))
             values.append(total / n * cfg.uniq_weight * parts["L_uniq"])
     return jnp.concatenate(values), (parts, model_state)

@@ -30,7 +30,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxdesc.methods.pump.correlation import default_strip_bytes, merge_phases, pool_phases, sort_pixels, split_phases, unpool_phases
+from jaxdesc.methods.pump.backends import default_strip_bytes, on_cpu
+from jaxdesc.methods.pump.correlation import merge_phases, pool_phases, sort_pixels, split_phases, unpool_phases
 from jaxdesc.methods.pump.pyramid import child_offsets, levels, rectify, shift
 from jaxdesc.ops.matching import CELL
 from jaxdesc.types import Array, Size
@@ -268,7 +269,13 @@ def _update_rows(function, level: Array) -> Array:
 
 
 def _greatest(products: Array, penalty: Array) -> Array:
-    """(n, 4, h, w) -> (h, w) maximum over patches and phases that may be matched. Patch after patch here and below: a reduction over the slowest axis is much slower on CPU."""
+    """(n, 4, h, w) -> (h, w) maximum over patches and phases that may be matched.
+
+    Patch after patch on a CPU, here and below, where a reduction over the slowest axis is
+    much slower; one reduction on an accelerator, which such small steps leave idle.
+    """
+    if not on_cpu():
+        return jnp.max(products + penalty, (0, 1))
     start = jnp.full(products.shape[2:], -jnp.inf)
     return lax.scan(lambda most, phases: (functools.reduce(jnp.maximum, phases + penalty, most), None), start, products)[0]
 
@@ -276,13 +283,18 @@ def _greatest(products: Array, penalty: Array) -> Array:
 def _reached(total: Array, codes: Array) -> Array:
     """(2, 2, h, w): the greatest sum over patches of each window whose arg-max lies in the row before its middle (first index 1), and likewise column."""
 
-    def one(most, inputs):  # four arrays and no division (codes % 3): in one array of four maps the loop does not become vector instructions
-        total, codes = inputs
+    def placed(total, codes):
         up, left = codes < 3, (codes == 0) | (codes == 3) | (codes == 6)
         where = (~up & ~left, ~up & left, up & ~left, up & left)
-        return tuple(jnp.maximum(some, jnp.where(here, total, 0)) for some, here in zip(most, where, strict=True)), None
+        return tuple(jnp.where(here, total, 0) for here in where)
 
-    most, _ = lax.scan(one, (jnp.zeros(total.shape[1:]),) * 4, (total, codes))
+    def one(most, inputs):  # four arrays and no division (codes % 3): in one array of four maps the loop does not become vector instructions
+        return tuple(map(jnp.maximum, most, placed(*inputs))), None
+
+    if on_cpu():
+        most, _ = lax.scan(one, (jnp.zeros(total.shape[1:]),) * 4, (total, codes))
+    else:
+        most = [some.max(0, initial=0) for some in placed(total, codes)]
     return jnp.stack(most).reshape(2, 2, *total.shape[1:])
 
 

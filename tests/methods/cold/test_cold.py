@@ -194,7 +194,7 @@ def stepped(method):
     batch = {"semantic": keypoint_pair()}
     axis_method = METHODS["cold"].build(TINY, axis_name=AXIS)
     state = jax.jit(partial(init_state, method, optimizer, seed=0))(batch)
-    step = jax.vmap(partial(train_step, method=axis_method, optimizer=optimizer, draw=lambda key, raw: raw, seed=0), axis_name=AXIS)
+    step = jax.vmap(partial(train_step, method=axis_method, optimizer=optimizer, draw=lambda key, raw, step: raw, seed=0), axis_name=AXIS)
     after, found = jax.tree.map(lambda x: x[None], state), []
     step = jax.jit(step)
     for _ in range(12):

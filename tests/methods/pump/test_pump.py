@@ -148,7 +148,7 @@ def test_batch_statistics_of_the_two_images_are_separate_or_joint(method, variab
 def make_step(cfg, steps=4, learning_rate=1e-3, seed=0):
     method = METHODS["pump"].build(cfg, axis_name=AXIS)
     optimizer = make_optimizer(OptimConfig(learning_rate=learning_rate, weight_decay=0.0), steps)
-    step = partial(train_step, method=method, optimizer=optimizer, draw=lambda key, raw: raw, seed=seed)
+    step = partial(train_step, method=method, optimizer=optimizer, draw=lambda key, raw, step: raw, seed=seed)
     return step, jax.jit(partial(init_state, method, optimizer, seed=seed))(batch())
 
 
