@@ -89,12 +89,13 @@ def _maxima(gray: np.ndarray, sigma: float) -> tuple[np.ndarray, np.ndarray, np.
     inside = np.zeros_like(found)
     inside[BORDER_PX:-BORDER_PX, BORDER_PX:-BORDER_PX] = True
     y, x = np.nonzero(found & inside)
-    xy = np.stack([x, y], 1) + _offset(values, x, y)
+    xy = np.stack([x, y], 1) + sub_pixel(values, x, y)
     return xy.astype(np.float32), values[y, x], np.full(len(x), sigma, np.float32)
 
 
-def _offset(values: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """(N, 2) within +-.5 px: along either axis, the top of the parabola through three values.
+def sub_pixel(values: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """(N, 2) within +-.5 px of maxima of (H, W), which do not lie on the border: along either
+    axis, the top of the parabola through three values.
 
     A parabola in both, with its mixed derivative, finds no better positions.
     """
