@@ -17,11 +17,13 @@ import numpy as np
 from scipy import sparse
 
 from jaxdesc.data import cameras
-from jaxdesc.data.builders import pairs, posed
+from jaxdesc.data.builders import base, pairs, posed
 from jaxdesc.data.cameras import Camera, Model
 from jaxdesc.errors import UserError
 
-MIN_COMMON = 30  # points that two views of a pair must see, where no list says which belong together
+MIN_COMMON = (
+    30  # points that two views of a pair must see, where no list says which belong together
+)
 MODEL_FOLDERS = ("sparse", "sparse/0", "sparse-txt")
 IMAGE_FOLDERS = ("images", "imgs")
 
@@ -30,17 +32,33 @@ def open_posed(path: str, max_side_px: int, cache: str) -> posed.PosedSet:
     """The posed pairs of the folder `path`, prepared if they are not yet.
 
     Raises:
-      UserError: if there is no such folder or no scene in it, a model or a list is wrong, an image is missing, no pair can be used, or as `base.prepared`.
+      UserError: as `folder`; a model or a list is wrong, an image is missing, no pair can be used, or as `base.prepared`.
     """
+    return posed.prepare(folder(path, max_side_px), max_side_px, cache)
+
+
+def folder(path: str, max_side_px: int) -> base.Source:
+    """The scenes of the folder `path`; raises UserError if there is no such folder or no scene in it."""
     root = pairs.existing_folder(path)
-    folders = [root] if is_scene(root) else sorted(folder for folder in root.iterdir() if folder.is_dir() and is_scene(folder))
+    folders = (
+        [root]
+        if is_scene(root)
+        else sorted(folder for folder in root.iterdir() if folder.is_dir() and is_scene(folder))
+    )
     if not folders:
-        raise UserError(f"{root} has neither images/ with a COLMAP model in sparse/ or a cameras.json, nor has any folder in it.")
-    return prepare(root, folders, max_side_px, cache, partial=False)
+        raise UserError(
+            f"{root} has neither images/ with a COLMAP model in sparse/ or a cameras.json, nor has any folder in it."
+        )
+    return source_of(root, folders, max_side_px, base.own_files(root), partial=False)
+
+
+posed.SOURCES["colmap"] = folder
 
 
 def is_scene(folder: Path) -> bool:
-    return image_folder(folder) is not None and (model_folder(folder) is not None or (folder / "cameras.json").is_file())
+    return image_folder(folder) is not None and (
+        model_folder(folder) is not None or (folder / "cameras.json").is_file()
+    )
 
 
 def image_folder(folder: Path) -> Path | None:
@@ -48,19 +66,25 @@ def image_folder(folder: Path) -> Path | None:
 
 
 def model_folder(folder: Path) -> Path | None:
-    return next((folder / name for name in MODEL_FOLDERS if cameras.has_colmap(folder / name)), None)
+    return next(
+        (folder / name for name in MODEL_FOLDERS if cameras.has_colmap(folder / name)), None
+    )
 
 
-def prepare(root: Path, folders: list[Path], max_side_px: int, cache: str, partial: bool) -> posed.PosedSet:
-    """The pairs of several scene folders below `root`; `partial`: images that a model lists may be missing."""
+def source_of(
+    root: Path, folders: list[Path], max_side_px: int, card: base.Card, partial: bool
+) -> base.Source:
+    """Several scene folders below `root`; `partial`: images that a model lists may be missing."""
     files = {}
     for folder in folders:
         model = model_folder(folder)
-        own = (cameras.colmap_files(model) if model else [folder / "cameras.json"]) + [file for file in [folder / "pairs.txt"] if file.is_file()]
+        own = (cameras.colmap_files(model) if model else [folder / "cameras.json"]) + [
+            file for file in [folder / "pairs.txt"] if file.is_file()
+        ]
         own += sorted(file for file in image_folder(folder).rglob("*") if file.is_file())
         files |= {file.relative_to(root).as_posix(): file for file in own}
     scenes = [functools.partial(read_scene, root, folder, partial) for folder in folders]
-    return posed.prepare(root.resolve().name, scenes, files, str(root), max_side_px, cache)
+    return posed.source_of(root.resolve().name, scenes, files, str(root), max_side_px, card)
 
 
 def read_scene(root: Path, folder: Path, partial: bool) -> posed.Scene:
@@ -71,7 +95,9 @@ def read_scene(root: Path, folder: Path, partial: bool) -> posed.Scene:
     return scene_of(root, content, images, folder / "pairs.txt", where, partial)
 
 
-def scene_of(root: Path, model: Model, images: Path, list_file: Path, where: Path, partial: bool) -> posed.Scene:
+def scene_of(
+    root: Path, model: Model, images: Path, list_file: Path, where: Path, partial: bool
+) -> posed.Scene:
     """A scene of the cameras that have an image in `images`, with the pairs of `list_file` if that exists.
 
     Raises:
@@ -86,16 +112,22 @@ def scene_of(root: Path, model: Model, images: Path, list_file: Path, where: Pat
         elif not partial:
             raise UserError(f"{where} lists the image {name}, but there is no {file}.")
     if not files:
-        raise UserError(f"None of the {len(model.cameras)} images that {where} lists is in {images}.")
+        raise UserError(
+            f"None of the {len(model.cameras)} images that {where} lists is in {images}."
+        )
     dropped: Counter = Counter()
     if list_file.is_file():
         listing = pairs.read_listing(root, list_file, images, images)
         named = [tuple(Path(name).as_posix() for name in pair) for pair in listing.pairs]
         chosen = [pair for pair in named if all(name in seen for name in pair)]
-        dropped = Counter(listing.dropped) + Counter({"of an image without a pose": len(named) - len(chosen)})
+        dropped = Counter(listing.dropped) + Counter(
+            {"of an image without a pose": len(named) - len(chosen)}
+        )
     elif model.points:
         chosen = covisible(seen)
-        dropped[f"with fewer than {MIN_COMMON} common points"] = len(seen) * (len(seen) - 1) // 2 - len(chosen)
+        dropped[f"with fewer than {MIN_COMMON} common points"] = len(seen) * (
+            len(seen) - 1
+        ) // 2 - len(chosen)
     else:
         chosen = list(itertools.combinations(sorted(seen), 2))
     return posed.Scene(
@@ -120,7 +152,9 @@ def in_front(camera: Camera, points: Mapping[int, np.ndarray], what: str) -> Cam
         return camera
     front = np.array([points[int(p)] for p in camera.point]) @ camera.R[2] + camera.t[2] > 0
     if 2 * front.sum() < len(front):
-        raise UserError(f"{what} sees {len(front)} points, of which {len(front) - front.sum()} lie behind its camera: poses must be x_cam = R X + t.")
+        raise UserError(
+            f"{what} sees {len(front)} points, of which {len(front) - front.sum()} lie behind its camera: poses must be x_cam = R X + t."
+        )
     return camera._replace(xy_px=camera.xy_px[front], point=camera.point[front])
 
 
@@ -130,10 +164,15 @@ def covisible(seen: Mapping[str, Camera]) -> list[posed.Pair]:
     points = [seen[name].point for name in names]
     _, column = np.unique(np.concatenate(points), return_inverse=True)
     row = np.repeat(np.arange(len(names)), [len(p) for p in points])
-    sees = sparse.csr_array((np.ones(len(row), np.int32), (row, column)), shape=(len(names), int(column.max(initial=0)) + 1))
+    sees = sparse.csr_array(
+        (np.ones(len(row), np.int32), (row, column)),
+        shape=(len(names), int(column.max(initial=0)) + 1),
+    )
     common = sparse.triu(sees @ sees.T, k=1).tocoo()
     order = np.lexsort((common.col, common.row))
-    return [(names[common.row[i]], names[common.col[i]]) for i in order if common.data[i] >= MIN_COMMON]
+    return [
+        (names[common.row[i]], names[common.col[i]]) for i in order if common.data[i] >= MIN_COMMON
+    ]
 
 
 def depths(seen: Iterable[Camera], points: Mapping[int, np.ndarray]) -> np.ndarray:
@@ -146,7 +185,11 @@ def depths(seen: Iterable[Camera], points: Mapping[int, np.ndarray]) -> np.ndarr
     return np.concatenate([np.zeros(0), *found])
 
 
-def common_points(seen: Mapping[str, Camera], name1: str, name2: str) -> tuple[np.ndarray, np.ndarray]:
+def common_points(
+    seen: Mapping[str, Camera], name1: str, name2: str
+) -> tuple[np.ndarray, np.ndarray]:
     """Where view 2 saw the points that view 1 saw too: see `posed.Match`."""
-    _, index1, index2 = np.intersect1d(seen[name1].point, seen[name2].point, assume_unique=True, return_indices=True)
+    _, index1, index2 = np.intersect1d(
+        seen[name1].point, seen[name2].point, assume_unique=True, return_indices=True
+    )
     return index1, seen[name2].xy_px[index2]

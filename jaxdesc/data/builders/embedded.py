@@ -7,18 +7,29 @@ from pathlib import Path
 import numpy as np
 import skimage.data
 
-from jaxdesc.data.builders import pairs, photos, posed
+from jaxdesc.data.builders import base, pairs, photos, posed
 from jaxdesc.data.cameras import Camera, calibration
 from jaxdesc.errors import UserError
 from jaxdesc.images import read_rgb
 from jaxdesc.matching.keypoints import sift
 
 TRAIN = (
-    *("astronaut.png", "brick.png", "camera.png", "coins.png", "grass.png", "gravel.png", "hubble_deep_field.jpg"),
+    *(
+        "astronaut.png",
+        "brick.png",
+        "camera.png",
+        "coins.png",
+        "grass.png",
+        "gravel.png",
+        "hubble_deep_field.jpg",
+    ),
     *("ihc.png", "moon.png", "motorcycle_left.png", "retina.jpg"),
 )
 VALIDATION = ("chelsea.png", "coffee.png", "rocket.jpg")
-PAIR = ("motorcycle_left.png", "motorcycle_right.png")  # aligned like any other pair; the known disparity is not used
+PAIR = (
+    "motorcycle_left.png",
+    "motorcycle_right.png",
+)  # aligned like any other pair; the known disparity is not used
 
 # The pair's calibration at this size (Scharstein et al., GCPR 2014; as scikit-image's stereo_motorcycle gives it): focal length, principal point of the left
 # image, how much further right that of the right image is, all in pixels; baseline in metres.
@@ -26,20 +37,63 @@ FOCAL_PX, CENTRE_PX, OFFSET_PX, BASELINE = 994.978, (311.193, 254.877), 31.086, 
 DISPARITY = "motorcycle_disp.npz"  # left x - right x for each pixel of the left image, pixels; not finite where unknown
 
 
+CARD = base.Card(
+    about="Photographs inside scikit-image's wheel, which a user has installed: no download.",
+    licence=(
+        "scikit-image's documentation says of each photograph where it is from: most are in the "
+        "public domain or CC0. Of moon.png it names no terms; the motorcycle pair is of the "
+        "Middlebury 2014 stereo benchmark (Scharstein et al., GCPR 2014), which names none either: "
+        "ask their authors before you hand on a prepared dataset."
+    ),
+    homepage="https://scikit-image.org/docs/stable/api/skimage.data.html",
+    citation="""@article{vanderwalt2014scikit,
+  title = {scikit-image: image processing in {P}ython},
+  author = {van der Walt, St{\\'e}fan and Sch{\\"o}nberger, Johannes L. and others},
+  journal = {PeerJ},
+  volume = {2},
+  pages = {e453},
+  year = {2014},
+}""",
+)
+
+
+def photo_source(path: str, max_side_px: int) -> base.Source:
+    """The embedded photographs, held out by hand; raises UserError if `path` is not empty."""
+    found = photos.Photographs(_files(path, VALIDATION + TRAIN), len(VALIDATION))
+    return photos.source_of("embedded", found, "embedded", max_side_px, CARD)
+
+
+def pair_source(path: str, max_side_px: int) -> base.Source:
+    """The one embedded pair; raises UserError if `path` is not empty."""
+    listing = pairs.Listing("embedded_pair", _files(path, PAIR), {PAIR: None}, {})
+    return pairs.source_of(listing, "embedded", max_side_px, CARD)
+
+
+def posed_source(path: str, max_side_px: int) -> base.Source:
+    """The one embedded pair with its calibration; raises UserError if `path` is not empty."""
+    files = _files(path, (*PAIR, DISPARITY))
+    scenes = [functools.partial(_motorcycle, files)]
+    return posed.source_of("embedded_posed", scenes, files, "embedded", max_side_px, CARD)
+
+
+photos.SOURCES["embedded"] = photo_source
+pairs.SOURCES["embedded"] = pair_source
+posed.SOURCES["embedded"] = posed_source
+
+
 def open_photos(path: str, max_side_px: int, cache: str) -> photos.PhotoSet:
-    """The embedded photographs, held out by hand; raises UserError if `path` is not empty or the cache cannot be written."""
-    return photos.prepare("embedded", _files(path, VALIDATION + TRAIN), len(VALIDATION), "embedded", max_side_px, cache)
+    """As `photo_source`; raises UserError if the cache cannot be written, too."""
+    return photos.prepare(photo_source(path, max_side_px), max_side_px, cache)
 
 
 def open_pairs(path: str, max_side_px: int, cache: str) -> pairs.PairSet:
-    """The one embedded pair; raises UserError if `path` is not empty or the cache cannot be written."""
-    return pairs.prepare(pairs.Listing("embedded_pair", _files(path, PAIR), {PAIR: None}, {}), "embedded", max_side_px, cache)
+    """As `pair_source`; raises UserError if the cache cannot be written, too."""
+    return pairs.prepare(pair_source(path, max_side_px), max_side_px, cache)
 
 
 def open_posed(path: str, max_side_px: int, cache: str) -> posed.PosedSet:
-    """The one embedded pair with its calibration; raises UserError if `path` is not empty or the cache cannot be written."""
-    files = _files(path, (*PAIR, DISPARITY))
-    return posed.prepare("embedded_posed", [functools.partial(_motorcycle, files)], files, "embedded", max_side_px, cache)
+    """As `posed_source`; raises UserError if the cache cannot be written, too."""
+    return posed.prepare(posed_source(path, max_side_px), max_side_px, cache)
 
 
 def textures() -> dict[str, Path]:
@@ -55,7 +109,9 @@ def _motorcycle(files: Mapping[str, Path]) -> posed.Scene:
     for i, name in enumerate(PAIR):
         K = calibration(FOCAL_PX, FOCAL_PX, CENTRE_PX[0] + i * OFFSET_PX, CENTRE_PX[1])
         xy = sift(pictures[name], posed.MAX_KEYPOINTS).xy_px.astype(np.float64)
-        cameras[name] = Camera(width, height, K, np.eye(3), np.array([-i * BASELINE, 0, 0]), xy, np.arange(len(xy)))
+        cameras[name] = Camera(
+            width, height, K, np.eye(3), np.array([-i * BASELINE, 0, 0]), xy, np.arange(len(xy))
+        )
     with np.load(files[DISPARITY]) as stored:
         disparity = stored["arr_0"].astype(np.float64)
     finite = np.isfinite(disparity)
@@ -82,7 +138,10 @@ def _motorcycle(files: Mapping[str, Path]) -> posed.Scene:
 
 def _moved(xy: np.ndarray, disparity: np.ndarray) -> np.ndarray:
     """x in the right image of points of the left one, (N,), by the nearest pixel's disparity; not finite where that is unknown."""
-    row, column = (np.clip(np.rint(xy[:, axis]).astype(int), 0, disparity.shape[1 - axis] - 1) for axis in (1, 0))
+    row, column = (
+        np.clip(np.rint(xy[:, axis]).astype(int), 0, disparity.shape[1 - axis] - 1)
+        for axis in (1, 0)
+    )
     return xy[:, 0] - disparity[row, column]
 
 
@@ -100,6 +159,8 @@ def _moved_back(xy: np.ndarray, disparity: np.ndarray) -> np.ndarray:
 
 def _files(path: str, names: tuple[str, ...]) -> dict[str, Path]:
     if path:
-        raise UserError(f"The source embedded:{path} is no folder: write embedded alone, or photos:{path} or pairs:{path} for your own images.")
+        raise UserError(
+            f"The source embedded:{path} is no folder: write embedded alone, or photos:{path} or pairs:{path} for your own images."
+        )
     folder = Path(skimage.data.__file__).parent
     return {name: folder / name for name in names}

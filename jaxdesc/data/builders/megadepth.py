@@ -11,33 +11,74 @@ import functools
 from pathlib import Path
 
 from jaxdesc.data import cameras
-from jaxdesc.data.builders import colmap, pairs, posed
+from jaxdesc.data.builders import base, colmap, pairs, posed
 from jaxdesc.errors import UserError
+
+CARD = base.Card(
+    about="MegaDepth: internet photographs of landmarks with the cameras of their reconstructions.",
+    licence=(
+        "The photographs are of Flickr, under the Creative Commons licences that their authors "
+        "chose; see the homepage."
+    ),
+    homepage="https://www.cs.cornell.edu/projects/megadepth/",
+    citation="""@inproceedings{li2018megadepth,
+  title = {{MegaDepth}: Learning Single-View Depth Prediction from Internet Photos},
+  author = {Li, Zhengqi and Snavely, Noah},
+  booktitle = {CVPR},
+  year = {2018},
+}""",
+)
 
 
 def open_posed(path: str, max_side_px: int, cache: str) -> posed.PosedSet:
     """The posed pairs of the folder `path`; raises UserError as `colmap.open_posed`."""
+    return posed.prepare(folder(path, max_side_px), max_side_px, cache)
+
+
+def folder(path: str, max_side_px: int) -> base.Source:
+    """The scenes of MegaDepth in the folder `path`; raises UserError if it is not MegaDepth."""
     root = pairs.existing_folder(path)
     aligned = sorted(file.parent for file in root.glob("*/dense*/aligned/img_cam.txt"))
     if aligned:
-        return _prepare_aligned(root, aligned, max_side_px, cache)
-    folders = sorted(folder for pattern in ("*", "*/dense*") for folder in root.glob(pattern) if folder.is_dir() and colmap.is_scene(folder))
+        return _aligned(root, aligned, max_side_px)
+    folders = sorted(
+        folder
+        for pattern in ("*", "*/dense*")
+        for folder in root.glob(pattern)
+        if folder.is_dir() and colmap.is_scene(folder)
+    )
     if not folders:
-        raise UserError(f"{root} is not MegaDepth: it has neither <scene>/dense*/aligned/img_cam.txt nor <scene>/images with a COLMAP model in <scene>/sparse.")
-    return colmap.prepare(root, folders, max_side_px, cache, partial=True)
+        raise UserError(
+            f"{root} is not MegaDepth: it has neither <scene>/dense*/aligned/img_cam.txt nor <scene>/images with a COLMAP model in <scene>/sparse."
+        )
+    return colmap.source_of(root, folders, max_side_px, CARD, partial=True)
 
 
-def _prepare_aligned(root: Path, folders: list[Path], max_side_px: int, cache: str) -> posed.PosedSet:
+posed.SOURCES["megadepth"] = folder
+
+
+def _aligned(root: Path, folders: list[Path], max_side_px: int) -> base.Source:
     files = {}
     for folder in folders:
         if not (folder / "pairs.txt").is_file():
             raise UserError(f"{folder} has no pairs.txt (two image names on each line).")
-        own = [folder / "img_cam.txt", folder / "pairs.txt", *sorted(file for file in (folder / "images").rglob("*") if file.is_file())]
+        own = [
+            folder / "img_cam.txt",
+            folder / "pairs.txt",
+            *sorted(file for file in (folder / "images").rglob("*") if file.is_file()),
+        ]
         files |= {file.relative_to(root).as_posix(): file for file in own}
     scenes = [functools.partial(_read_aligned, root, folder) for folder in folders]
-    return posed.prepare(root.resolve().name, scenes, files, str(root), max_side_px, cache)
+    return posed.source_of(root.resolve().name, scenes, files, str(root), max_side_px, CARD)
 
 
 def _read_aligned(root: Path, folder: Path) -> posed.Scene:
     file = folder / "img_cam.txt"
-    return colmap.scene_of(root, cameras.read_img_cam(file), folder / "images", folder / "pairs.txt", file, partial=True)
+    return colmap.scene_of(
+        root,
+        cameras.read_img_cam(file),
+        folder / "images",
+        folder / "pairs.txt",
+        file,
+        partial=True,
+    )

@@ -59,11 +59,18 @@ class Correspondences(NamedTuple):
     turns_1to2: np.ndarray  # (K,) int32: quarter turns, clockwise as seen
 
 
+SOURCES: dict[str, Callable[[str, int], base.Source]] = {}
+
+
 class PairImages(base.PhotoBuilder):
     """The photographs of a set of pairs, each once; split `images`."""
 
+    name = "jaxdesc_pair_images"
+    SOURCES = SOURCES
+
     def _split_generators(self, dl_manager):
         del dl_manager
+        self.files = self.contents.files
         return {"images": self._generate_examples(list(self.files))}
 
 
@@ -71,22 +78,33 @@ class Pairs(base.LocalBuilder):
     """Indices into PairImages and correspondences; split `pairs`. Metadata: dropped, {why: count}."""
 
     VERSION = tfds.core.Version("1.1.0")  # 1.0.0 had no scale and no turns
+    name = "jaxdesc_pairs"
+    SOURCES = SOURCES
+    ABOUT = (
+        "Pairs of photographs of one place, and K correspondences of each by SIFT and RANSAC or "
+        "from files: they aim crops. Pixels are those of the photographs in jaxdesc_pair_images, "
+        "the top-left pixel centre is (0, 0)."
+    )
 
-    def __init__(self, *, listing: Listing, images: PairImages, **kwargs: Any):
-        self.listing, self.images = listing, images
-        super().__init__(**kwargs)
+    def needs(self) -> Sequence[base.LocalBuilder]:
+        return (self.images,)
+
+    @functools.cached_property
+    def images(self) -> PairImages:
+        return PairImages(
+            source=self.source, max_side_px=self.max_side_px, data_dir=self.data_dir_root.parent
+        )
 
     def _info(self) -> tfds.core.DatasetInfo:
+        scale = "(K,) of how much larger image 2 shows what is around a correspondence"
         features = {
-            "index1": np.int32,
-            "index2": np.int32,
-            "xy12_px": tfds.features.Tensor(shape=(None, 4), dtype=np.float32),
-            "log2_scale_1to2": tfds.features.Tensor(shape=(None,), dtype=np.float32),
-            "turns_1to2": tfds.features.Tensor(shape=(None,), dtype=np.int32),
+            "index1": base.numbers((), np.int32, "of image 1 in jaxdesc_pair_images"),
+            "index2": base.numbers((), np.int32, "of image 2 in jaxdesc_pair_images"),
+            "xy12_px": base.numbers((None, 4), np.float32, "(K, 4) x1, y1, x2, y2"),
+            "log2_scale_1to2": base.numbers((None,), np.float32, scale),
+            "turns_1to2": base.numbers((None,), np.int32, "(K,) quarter turns, clockwise as seen"),
         }
-        return tfds.core.DatasetInfo(
-            builder=self, features=tfds.features.FeaturesDict(features), metadata=tfds.core.MetadataDict(dropped={}), disable_shuffling=True
-        )
+        return self._described(features, dropped={})
 
     def _split_generators(self, dl_manager):
         del dl_manager
@@ -94,10 +112,13 @@ class Pairs(base.LocalBuilder):
 
     def _generate_examples(self):
         """The pairs with enough correspondences; raises UserError if there is none, or for a file of correspondences that is no such thing."""
-        listing = self.listing
+        listing = self.contents
         images = self.images.as_data_source("images")
         names = self.images.as_data_source("images", decoders={"image": tfds.decode.SkipDecoding()})
-        index = {os.fsdecode(example["name"]): (i, tuple(example["original_hw"])) for i, example in enumerate(names)}
+        index = {
+            os.fsdecode(example["name"]): (i, tuple(example["original_hw"]))
+            for i, example in enumerate(names)
+        }
         dropped = Counter(listing.dropped)
 
         @functools.lru_cache(FEATURES_KEPT)
@@ -122,42 +143,77 @@ class Pairs(base.LocalBuilder):
             yield kept, {"index1": i1, "index2": i2, **common._asdict()}
             kept += 1
         if not kept:
-            raise UserError(f"None of the {len(listing.pairs)} pairs of {listing.label} can be used: {_counts(dropped)}.")
+            raise UserError(
+                f"None of the {len(listing.pairs)} pairs of {listing.label} can be used: {_counts(dropped)}."
+            )
         self.info.metadata["dropped"] = dict(dropped)
 
 
-def open_pairs(path: str, max_side_px: int, cache: str) -> PairSet:
-    """The pairs of the folder `path`, prepared if they are not yet.
+def folder(path: str, max_side_px: int) -> base.Source:
+    """The pairs of the folder `path`, or of its sub-folders.
 
     Raises:
-      UserError: if the folder or `pairs.txt` is missing, a line is not two names of existing images, more than 5 % of the images cannot be used,
-        no pair can be, a file of correspondences is malformed, or the cache cannot be written.
+      UserError: if the folder or `pairs.txt` is missing, or a line is not two names of existing images.
     """
     root = existing_folder(path)
-    folders = [root] if (root / "pairs.txt").is_file() else sorted(f.parent for f in root.glob("*/pairs.txt"))
+    folders = (
+        [root]
+        if (root / "pairs.txt").is_file()
+        else sorted(f.parent for f in root.glob("*/pairs.txt"))
+    )
     if not folders:
-        raise UserError(f"{root} has no pairs.txt (two image names on each line), nor has any folder in it.")
-    listings = [read_listing(root, f / "pairs.txt", f / "images" if (f / "images").is_dir() else f, f / "corres") for f in folders]
+        raise UserError(
+            f"{root} has no pairs.txt (two image names on each line), nor has any folder in it."
+        )
+    listings = [
+        read_listing(
+            root, f / "pairs.txt", f / "images" if (f / "images").is_dir() else f, f / "corres"
+        )
+        for f in folders
+    ]
     merged = Listing(
         label=root.resolve().name,
         files={name: file for listing in listings for name, file in listing.files.items()},
         pairs={pair: file for listing in listings for pair, file in listing.pairs.items()},
         dropped=sum((Counter(listing.dropped) for listing in listings), Counter()),
     )
-    return prepare(merged, str(root), max_side_px, cache)
+    return source_of(merged, str(root), max_side_px, base.own_files(root))
+
+
+SOURCES["pairs"] = folder
+
+
+def open_pairs(path: str, max_side_px: int, cache: str) -> PairSet:
+    """The pairs of the folder `path`, prepared if they are not yet.
+
+    Raises:
+      UserError: as `folder`, if more than 5 % of the images cannot be used, no pair can be, a file of correspondences is malformed, or the cache
+        cannot be written.
+    """
+    return prepare(folder(path, max_side_px), max_side_px, cache)
 
 
 def existing_folder(path: str) -> Path:
     """The folder of a source; raises UserError if it is none, or if none is named, as in the published recipes, to which data has to be brought."""
     if not path:
-        raise UserError("A source of config.data names no folder: write it as kind:FOLDER, such as colmap:MY_SCENE.")
+        raise UserError(
+            "A source of config.data names no folder: write it as kind:FOLDER, such as colmap:MY_SCENE."
+        )
     root = Path(path).expanduser()
     if not root.is_dir():
-        raise UserError(f"{root} is a file, not a folder." if root.exists() else f"There is no folder {root}.")
+        raise UserError(
+            f"{root} is a file, not a folder." if root.exists() else f"There is no folder {root}."
+        )
     return root
 
 
-def read_listing(root: Path, list_file: Path, images: Path, corres: Path, locate: Callable[[Path, str], Path] = Path.joinpath) -> Listing:
+def read_listing(
+    root: Path,
+    list_file: Path,
+    images: Path,
+    corres: Path,
+    locate: Callable[[Path, str], Path] = Path.joinpath,
+) -> Listing:
     """What `list_file` lists: images at `locate(images, name)`, named relative to `root`; a pair listed twice in any order, or with itself, is dropped.
 
     Raises:
@@ -166,19 +222,25 @@ def read_listing(root: Path, list_file: Path, images: Path, corres: Path, locate
     try:
         lines = list_file.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{list_file} cannot be read as a text file in UTF-8: {getattr(error, 'strerror', None) or error}.") from error
+        raise UserError(
+            f"{list_file} cannot be read as a text file in UTF-8: {getattr(error, 'strerror', None) or error}."
+        ) from error
     files, pairs, dropped = {}, {}, Counter()
     for number, line in enumerate(lines, start=1):
         words = line.split()
         if not words or words[0].startswith("#"):
             continue
         if len(words) != 2:
-            raise UserError(f"{list_file}, line {number}, has {len(words)} words where two image names belong; names with blanks cannot be listed.")
+            raise UserError(
+                f"{list_file}, line {number}, has {len(words)} words where two image names belong; names with blanks cannot be listed."
+            )
         located = [locate(images, word) for word in words]
         name1, name2 = names = tuple(os.path.relpath(file, root) for file in located)
         for name, file in zip(names, located, strict=True):
             if name not in files and not file.is_file():
-                raise UserError(f"{list_file}, line {number}, names an image that does not exist: {file}.")
+                raise UserError(
+                    f"{list_file}, line {number}, names an image that does not exist: {file}."
+                )
             files[name] = file
         if name1 == name2:
             dropped["of an image with itself"] += 1
@@ -222,10 +284,19 @@ def read_correspondences(
         rows = np.load(file, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise UserError(f"{file} is not a NumPy array: {error}.") from error
-    if rows.ndim != 2 or rows.shape[1] < 4 or not np.issubdtype(rows.dtype, np.number) or not np.isfinite(rows[:, :4]).all():
-        raise UserError(f"{file} holds {rows.dtype} of shape {rows.shape} where rows of finite numbers x1 y1 x2 y2 belong.")
+    if (
+        rows.ndim != 2
+        or rows.shape[1] < 4
+        or not np.issubdtype(rows.dtype, np.number)
+        or not np.isfinite(rows[:, :4]).all()
+    ):
+        raise UserError(
+            f"{file} holds {rows.dtype} of shape {rows.shape} where rows of finite numbers x1 y1 x2 y2 belong."
+        )
     stored = [fit(hw, max_side_px) for hw in original_hws]
-    xy12 = np.concatenate([rescale(rows[:, 2 * i : 2 * i + 2], original_hws[i], stored[i]) for i in range(2)], axis=1)
+    xy12 = np.concatenate(
+        [rescale(rows[:, 2 * i : 2 * i + 2], original_hws[i], stored[i]) for i in range(2)], axis=1
+    )
     limit = np.array([stored[0][1], stored[0][0], stored[1][1], stored[1][0]]) - 0.5
     inside = ((xy12 >= -0.5) & (xy12 <= limit)).all(axis=1)
     if rows.shape[1] < 6:
@@ -244,16 +315,31 @@ def read_correspondences(
     return Correspondences(xy12[inside], log2_scale.astype(np.float32), turns.astype(np.int32))
 
 
-def prepare(listing: Listing, where: str, max_side_px: int, cache: str) -> PairSet:
-    """Both datasets of a listing; see `base.prepared` for errors."""
-    corres = {f"corres {number}": file for number, file in enumerate(listing.pairs.values()) if file}
-    name = base.dataset_name(listing.label, listing.files | corres, max_side_px, list(listing.pairs), listing.dropped)
-    images = base.prepared(PairImages, name, cache, files=listing.files, max_side_px=max_side_px)
-    builder = base.prepared(Pairs, name, cache, listing=listing, images=images)
+def source_of(listing: Listing, where: str, max_side_px: int, card: base.Card) -> base.Source:
+    corres = {
+        f"corres {number}": file for number, file in enumerate(listing.pairs.values()) if file
+    }
+    name = base.dataset_name(
+        listing.label, listing.files | corres, max_side_px, list(listing.pairs), listing.dropped
+    )
+    return base.Source(name, where, listing, card)
+
+
+def prepare(source: base.Source, max_side_px: int, cache: str) -> PairSet:
+    """Both datasets of a source of pairs; see `base.prepared` for errors."""
+    images = base.prepared(PairImages, source, max_side_px, cache)
+    builder = base.prepared(Pairs, source, max_side_px, cache)
     photographs, pairs = images.as_data_source("images"), builder.as_data_source("pairs")
     dropped = builder.info.metadata["dropped"]
-    report = [f"{where}: {len(pairs)} pairs of {len(photographs)} photographs", *base.skipped_line(images)]
-    return PairSet(pairs, photographs, report + ([f"  pairs dropped: {_counts(dropped)}"] if any(dropped.values()) else []))
+    report = [
+        f"{source.where}: {len(pairs)} pairs of {len(photographs)} photographs",
+        *base.skipped_line(images),
+    ]
+    return PairSet(
+        pairs,
+        photographs,
+        report + ([f"  pairs dropped: {_counts(dropped)}"] if any(dropped.values()) else []),
+    )
 
 
 def _counts(dropped: Mapping[str, int]) -> str:

@@ -164,17 +164,19 @@ def _common_view(
     return float(_seen_within(*(np.asarray(a, np.float32) for a in arguments)).mean())
 
 
-class ViewImages(base.PhotoBuilder):
-    """The photographs of the chosen pairs, each once; split `images`. `scenes` are only read to prepare them."""
+SOURCES: dict[str, Callable[[str, int], base.Source]] = {}
 
-    def __init__(self, *, scenes: Scenes, **kwargs: Any):
-        self.scenes = scenes
-        super().__init__(files={}, **kwargs)
+
+class ViewImages(base.PhotoBuilder):
+    """The photographs of the chosen pairs, each once; split `images`. The scenes are only read to prepare them."""
+
+    name = "jaxdesc_view_images"
+    SOURCES = SOURCES
 
     def _split_generators(self, dl_manager):
         del dl_manager
-        dropped, pairs = Counter(), 0
-        for chosen in base.progress(self.scenes, len(self.scenes), f"scenes of {self.label}"):
+        self.files, dropped, pairs = {}, Counter(), 0
+        for chosen in base.progress(self.contents, len(self.contents), f"scenes of {self.label}"):
             self.files |= {name: chosen.scene.files[name] for name in chosen.names()}
             dropped, pairs = dropped + chosen.dropped, pairs + len(chosen.pairs)
         if not pairs:
@@ -182,16 +184,35 @@ class ViewImages(base.PhotoBuilder):
         return {"images": self._generate_examples(list(self.files))}
 
 
-class Views(base.LocalBuilder):
+class OfScenes(base.LocalBuilder, skip_registration=True):
+    """What points into ViewImages."""
+
+    SOURCES = SOURCES
+
+    def needs(self) -> Sequence[base.LocalBuilder]:
+        return (self.images,)
+
+    @functools.cached_property
+    def images(self) -> ViewImages:
+        return ViewImages(source=self.source, max_side_px=self.max_side_px, data_dir=self.data_dir_root.parent)
+
+
+class Views(OfScenes):
     """Calibration and keypoints of each photograph of ViewImages, in its order; split `views`."""
 
-    def __init__(self, *, scenes: Scenes, images: ViewImages, **kwargs: Any):
-        self.scenes, self.images = scenes, images
-        super().__init__(**kwargs)
+    name = "jaxdesc_views"
+    ABOUT = (
+        "Calibration and keypoints of each photograph of jaxdesc_view_images, in its order. Pixels "
+        "are those of the photographs there, the top-left pixel centre is (0, 0)."
+    )
 
     def _info(self) -> tfds.core.DatasetInfo:
-        features = {"K": tfds.features.Tensor(shape=(3, 3), dtype=np.float32), "xy_px": tfds.features.Tensor(shape=(None, 2), dtype=np.float32)}
-        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features), disable_shuffling=True)
+        seen = "(N, 2) x, y of points of the model and of SIFT keypoints"
+        features = {
+            "K": base.numbers((3, 3), np.float32, "pixel ~ K x_cam"),
+            "xy_px": base.numbers((None, 2), np.float32, seen),
+        }
+        return self._described(features)
 
     def _split_generators(self, dl_manager):
         del dl_manager
@@ -204,7 +225,7 @@ class Views(base.LocalBuilder):
 
         def view(item):
             number, name = item
-            scene = self.scenes[number].scene
+            scene = self.contents[number].scene
             camera = scene.cameras[name]
             photo = stored[index[name]]
             stored_hw, camera_hw = photo["image"].shape[:2], (camera.height, camera.width)
@@ -219,30 +240,41 @@ class Views(base.LocalBuilder):
                 xy = np.concatenate([xy, sift(photo["image"], MAX_KEYPOINTS).xy_px])
             return {"K": resized(camera.K, camera_hw, stored_hw).astype(np.float32), "xy_px": xy.astype(np.float32)}
 
-        items = [(number, name) for number, chosen in enumerate(self.scenes) for name in chosen.names() if name in index]  # in the images' order
+        items = [(number, name) for number, chosen in enumerate(self.contents) for name in chosen.names() if name in index]  # in the images' order
         yield from enumerate(base.progress(base.in_threads(view, items), len(items), f"keypoints of {self.label}"))
 
 
-class PosedPairs(base.LocalBuilder):
+class PosedPairs(OfScenes):
     """Relative poses and known matches, see PosedSet; splits `validation` and `train`. Metadata: dropped, {why: count}; angles_deg, those of `train`."""
 
     VERSION = tfds.core.Version("2.0.0")  # 1.0.0 held depth_range, decided by the greatest depth
+    name = "jaxdesc_posed_pairs"
+    ABOUT = (
+        "Pairs of views with known cameras, x2 = R x1 + t, |t| = 1, turned by at most "
+        f"{MAX_ROTATION_DEG:g} degrees, at most {MAX_PAIRS} of a scene (CAPS, section 4 and "
+        "supplement, section 7). Known matches are for scores. Pixels are those of the photographs "
+        "in jaxdesc_view_images, the top-left pixel centre is (0, 0)."
+    )
 
-    def __init__(self, *, scenes: Scenes, images: ViewImages, **kwargs: Any):
-        self.scenes, self.images = scenes, images
-        super().__init__(**kwargs)
+    def needs(self) -> Sequence[base.LocalBuilder]:
+        return (self.images, Views(source=self.source, max_side_px=self.max_side_px, data_dir=self.data_dir_root.parent))
 
     def _info(self) -> tfds.core.DatasetInfo:
-        numbers = functools.partial(tfds.features.Tensor, dtype=np.float32)
-        indices = tfds.features.Tensor(shape=(None,), dtype=np.int32)
+        f32, i32 = np.float32, np.int32
         features = {
-            **{"index1": np.int32, "index2": np.int32},
-            **{"spread": np.float32, "point_depth": np.float32},
-            **{"R_1to2": numbers(shape=(3, 3)), "t_1to2": numbers(shape=(3,))},
-            **{"angle_deg": np.float32, "known_1to2": indices, "known_2to1": indices, "xy_1to2": numbers(shape=(None, 2)), "xy_2to1": numbers(shape=(None, 2))},
+            "index1": base.numbers((), i32, "of view 1 in jaxdesc_view_images and jaxdesc_views"),
+            "index2": base.numbers((), i32, "of view 2"),
+            "spread": base.numbers((), f32, "largest distance of two cameras of the scene, over |t|"),
+            "point_depth": base.numbers((), f32, "99 % of the points are nearer, over |t|; 0: unknown"),
+            "R_1to2": base.numbers((3, 3), f32, "rotation of x2 = R x1 + t"),
+            "t_1to2": base.numbers((3,), f32, "direction of the translation, of unit length"),
+            "angle_deg": base.numbers((), f32, "of R_1to2"),
         }
-        metadata = tfds.core.MetadataDict(dropped={}, angles_deg=[])
-        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features), metadata=metadata, disable_shuffling=True)
+        for a, b in ("12", "21"):
+            known = f"(M,) which of view {a}'s xy_px have known places in view {b}"
+            features[f"known_{a}to{b}"] = base.numbers((None,), i32, known)
+            features[f"xy_{a}to{b}"] = base.numbers((None, 2), f32, f"(M, 2) x, y of these in view {b}")
+        return self._described(features, dropped={}, angles_deg=[])
 
     def _split_generators(self, dl_manager):
         """Held out are, of the scenes that are held out as a whole or else of all of them, the pairs whose names have the least hashes: in the former case all, in
@@ -250,14 +282,14 @@ class PosedPairs(base.LocalBuilder):
         del dl_manager
         index = {name: (i, hw) for i, (name, hw) in enumerate(_names(self.images))}
         dropped, kept = Counter(), []
-        for number, chosen in enumerate(self.scenes):
+        for number, chosen in enumerate(self.contents):
             stored = [pair for pair in chosen.pairs if all(name in index for name in pair)]
             kept += [(number, pair) for pair in stored]
             dropped += chosen.dropped + Counter({"with a skipped image": len(chosen.pairs) - len(stored)})
         if not kept:
             raise UserError(f"None of the {dropped.total()} pairs of {self.label} can be used: {counts(dropped)}.")
         self.info.metadata["dropped"] = dict(dropped)
-        whole = [i for i, (number, _) in enumerate(kept) if self.scenes[number].scene.held_out]
+        whole = [i for i, (number, _) in enumerate(kept) if self.contents[number].scene.held_out]
         least = sorted(whole or range(len(kept)), key=lambda i: hashlib.sha256(os.fsencode("\0".join(kept[i][1]))).digest())
         held_out = set(least[: min(len(whole) or max(1, round(VALIDATION_SHARE * len(kept))), MAX_VALIDATION)])
         validation = [kept[i] for i in sorted(held_out)]
@@ -267,7 +299,7 @@ class PosedPairs(base.LocalBuilder):
     def _generate_examples(self, pairs, index, tell: bool = False) -> Iterator[tuple[int, dict[str, Any]]]:
         angles = []
         for i, (number, (name1, name2)) in enumerate(pairs):
-            scene = self.scenes[number].scene
+            scene = self.contents[number].scene
             camera1, camera2 = scene.cameras[name1], scene.cameras[name2]
             R, t = relative_pose(camera1, camera2)
             length = np.linalg.norm(t)
@@ -302,20 +334,30 @@ def _names(images: ViewImages) -> list[tuple[str, tuple[int, int]]]:
     return [(os.fsdecode(example["name"]), fit(example["original_hw"], images.max_side_px)) for example in stored]
 
 
-def prepare(label: str, scenes: Sequence[Callable[[], Scene]], files: Mapping[str, Path], where: str, max_side_px: int, cache: str, *options: Any) -> PosedSet:
-    """The datasets of scenes, each read when it is needed; see `base.prepared` for errors.
+def source_of(
+    label: str,
+    scenes: Sequence[Callable[[], Scene]],
+    files: Mapping[str, Path],
+    where: str,
+    max_side_px: int,
+    card: base.Card,
+    *options: Any,
+) -> base.Source:
+    """Scenes, each read when it is needed.
 
     Args:
       files: name -> file, of all that the scenes are made of: a change of these is what prepares them anew; as does a change of `options`.
     """
-    loaded = Scenes(scenes)
     name = base.dataset_name(label, files, max_side_px, SIFT_VERSION, *options)
-    images = base.prepared(ViewImages, name, cache, scenes=loaded, max_side_px=max_side_px)
-    views = base.prepared(Views, name, cache, scenes=loaded, images=images)
-    pairs = base.prepared(PosedPairs, name, cache, scenes=loaded, images=images)
+    return base.Source(name, where, Scenes(scenes), card)
+
+
+def prepare(source: base.Source, max_side_px: int, cache: str) -> PosedSet:
+    """The datasets of a source of scenes; see `base.prepared` for errors."""
+    images, views, pairs = (base.prepared(kind, source, max_side_px, cache) for kind in (ViewImages, Views, PosedPairs))
     photographs, train, validation = images.as_data_source("images"), pairs.as_data_source("train"), pairs.as_data_source("validation")
     dropped = pairs.info.metadata["dropped"]
-    report = [f"{where}: {len(train)} posed pairs of {len(photographs)} photographs, {len(validation)} held out", *base.skipped_line(images)]
+    report = [f"{source.where}: {len(train)} posed pairs of {len(photographs)} photographs, {len(validation)} held out", *base.skipped_line(images)]
     report += [f"  pairs dropped: {counts(dropped)}"] if any(dropped.values()) else []
     return PosedSet(train, validation, views.as_data_source("views"), photographs, np.array(pairs.info.metadata["angles_deg"]), report)
 

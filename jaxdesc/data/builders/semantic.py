@@ -32,7 +32,11 @@ from jaxdesc.errors import UserError
 from jaxdesc.images import fit, rescale
 
 ANNOTATIONS = (".csv", ".txt", ".mat", ".json")
-VALIDATION_SHARE, LEAST_HELD_OUT, LEAST_IMAGES = 0.3, 2, 4  # of a category's images, where a data set names no pairs for validation
+VALIDATION_SHARE, LEAST_HELD_OUT, LEAST_IMAGES = (
+    0.3,
+    2,
+    4,
+)  # of a category's images, where a data set names no pairs for validation
 STORED = "masks"  # what pairs are stored with since masks are read; part of the digest
 TOLERANCE_PX = 1.5  # beyond an image's edge, in pixels of the file: annotations that count from 1 may lie one pixel too far
 
@@ -44,7 +48,9 @@ class SemanticSet(NamedTuple):
     With `warped` both images are the same, and the keypoints are left to `semantic_draw`. Pixels are those of the stored images."""
 
     train: Sequence[dict[str, Any]]
-    validation: Sequence[dict[str, Any]]  # held out: no photograph of it is in `train`, unless the data set's own lists have it so
+    validation: Sequence[
+        dict[str, Any]
+    ]  # held out: no photograph of it is in `train`, unless the data set's own lists have it so
     report: list[str]
     masked: bool = False  # whether any pair has masks
 
@@ -71,11 +77,24 @@ class _Alone(Sequence):
 
     def __getitem__(self, i: int) -> dict[str, Any]:
         image, none = self._photos[i]["image"], np.zeros((0, 2), np.float32)
-        return {"image1": image, "image2": image, "xy1_px": none, "xy2_px": none, "flip": False, "warped": True, "mask1": None, "mask2": None}
+        return {
+            "image1": image,
+            "image2": image,
+            "xy1_px": none,
+            "xy2_px": none,
+            "flip": False,
+            "warped": True,
+            "mask1": None,
+            "mask2": None,
+        }
 
 
 def _alone(found: photos.PhotoSet) -> SemanticSet:
-    return SemanticSet(_Alone(found.train), _Alone(found.validation), [f"{found.report[0]}, to be warped", *found.report[1:]])
+    return SemanticSet(
+        _Alone(found.train),
+        _Alone(found.validation),
+        [f"{found.report[0]}, to be warped", *found.report[1:]],
+    )
 
 
 def open_embedded(path: str, max_side_px: int, cache: str) -> SemanticSet:
@@ -102,15 +121,27 @@ def split_by_images(pairs: Sequence[SemanticPair]) -> Listing:
     held_out = set()
     for names in images.values():
         least = sorted(names, key=lambda name: hashlib.sha256(os.fsencode(name)).digest())
-        held_out |= set(least[: max(LEAST_HELD_OUT, round(VALIDATION_SHARE * len(names)))] if len(names) >= LEAST_IMAGES else [])
+        held_out |= set(
+            least[: max(LEAST_HELD_OUT, round(VALIDATION_SHARE * len(names)))]
+            if len(names) >= LEAST_IMAGES
+            else []
+        )
     seen = [(pair.source in held_out) + (pair.target in held_out) for pair in pairs]
-    train, validation = ([pair for pair, count in zip(pairs, seen, strict=True) if count == wanted] for wanted in (0, 2))
+    train, validation = (
+        [pair for pair, count in zip(pairs, seen, strict=True) if count == wanted]
+        for wanted in (0, 2)
+    )
     if not train or not validation:
         return Listing(list(pairs), list(pairs), {})
     return Listing(train, validation, {"of a held-out photograph with another": seen.count(1)})
 
 
-def _two_lists(read: Callable[[Path, Path | None, str], list[SemanticPair]], root: Path, train: str, validation: str) -> Listing:
+def _two_lists(
+    read: Callable[[Path, Path | None, str], list[SemanticPair]],
+    root: Path,
+    train: str,
+    validation: str,
+) -> Listing:
     return Listing(read(root, None, train), read(root, None, validation), {})
 
 
@@ -120,13 +151,20 @@ def with_masks(root: Path) -> Listing:
     listed = read_listing(root, root / "pairs.txt", place, root)
     texts = {name: file.with_suffix(".txt") for name, file in listed.files.items()}
     points = {name: semantic.rows_xy(text) for name, text in texts.items() if text.is_file()}
-    masks = {name: ObjectMask((root / "masks" / file.relative_to(place)).with_suffix(".png"), None) for name, file in listed.files.items()}
+    masks = {
+        name: ObjectMask((root / "masks" / file.relative_to(place)).with_suffix(".png"), None)
+        for name, file in listed.files.items()
+    }
     none, made = np.zeros((0, 2)), []
     for a, b in (ends for pair in listed.pairs for ends in (pair, pair[::-1])):
         both = (points[a], points[b]) if a in points and b in points else (none, none)
         if len(both[0]) != len(both[1]):
-            raise UserError(f"{texts[a]} and {texts[b]} have {len(both[0])} and {len(both[1])} rows: row k must be the same part in both images.")
-        made.append(SemanticPair(a, b, Path(a).parent.as_posix(), *both, masks=(masks[a], masks[b])))
+            raise UserError(
+                f"{texts[a]} and {texts[b]} have {len(both[0])} and {len(both[1])} rows: row k must be the same part in both images."
+            )
+        made.append(
+            SemanticPair(a, b, Path(a).parent.as_posix(), *both, masks=(masks[a], masks[b]))
+        )
     found = split_by_images(made)
     return found._replace(dropped=Counter(found.dropped) + Counter(listed.dropped))
 
@@ -140,20 +178,35 @@ READERS: dict[str, Callable[[Path], Listing]] = {
 }
 
 
-class SemanticImages(base.PhotoBuilder):
-    """The photographs of the pairs, each once; split `images`. `listing` is only called to prepare them."""
+class Annotated(NamedTuple):
+    """A data set on disk; `listing` is only called to prepare it."""
 
-    def __init__(self, *, root: Path, listing: Callable[[], Listing], **kwargs: Any):
-        self.root, self.listing = root, listing
-        super().__init__(files={}, **kwargs)
+    root: Path
+    listing: Callable[[], Listing]
+
+
+SOURCES: dict[str, Callable[[str, int], base.Source]] = {}
+
+
+class SemanticImages(base.PhotoBuilder):
+    """The photographs of the pairs, each once; split `images`."""
+
+    name = "jaxdesc_semantic_images"
+    SOURCES = SOURCES
 
     def _split_generators(self, dl_manager):
         del dl_manager
-        listing = self.listing()
-        names = dict.fromkeys(name for pair in [*listing.train, *listing.validation] for name in (pair.source, pair.target))
+        listing = self.contents.listing()
+        names = dict.fromkeys(
+            name
+            for pair in [*listing.train, *listing.validation]
+            for name in (pair.source, pair.target)
+        )
         if not names:
-            raise UserError(f"{self.root} holds no pair of images with keypoints or masks.")
-        self.files = {name: self.root / name for name in names}
+            raise UserError(
+                f"{self.contents.root} holds no pair of images with keypoints or masks."
+            )
+        self.files = {name: self.contents.root / name for name in names}
         return {"images": self._generate_examples(list(names))}
 
 
@@ -161,23 +214,44 @@ class SemanticPairs(base.LocalBuilder):
     """Indices into SemanticImages, common keypoints and masks as PNG, empty where a pair has none; splits `train` and `validation`. Metadata: dropped,
     {why: count}; outside, a count of keypoints; masked, of pairs with masks."""
 
-    def __init__(self, *, listing: Callable[[], Listing], images: SemanticImages, **kwargs: Any):
-        self.listing, self.images = listing, images
-        super().__init__(**kwargs)
+    name = "jaxdesc_semantic_pairs"
+    SOURCES = SOURCES
+    ABOUT = (
+        "Pairs of objects of one category with the K keypoints that both show, row k the same "
+        "part, and with masks of the objects, where there are any. Pixels are those of the "
+        "photographs in jaxdesc_semantic_images, the top-left pixel centre is (0, 0)."
+    )
+
+    def needs(self) -> Sequence[base.LocalBuilder]:
+        return (self.images,)
+
+    @functools.cached_property
+    def images(self) -> SemanticImages:
+        return SemanticImages(
+            source=self.source, max_side_px=self.max_side_px, data_dir=self.data_dir_root.parent
+        )
 
     def _info(self) -> tfds.core.DatasetInfo:
-        points = tfds.features.Tensor(shape=(None, 2), dtype=np.float32)
-        features = {"index1": np.int32, "index2": np.int32, "flip": np.bool_, "xy1_px": points, "xy2_px": points}
-        features |= {name: tfds.features.Text() for name in ("mask1", "mask2")}
-        metadata = tfds.core.MetadataDict(dropped={}, outside=0, masked=0)
-        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features), metadata=metadata, disable_shuffling=True)
+        features = {"flip": base.numbers((), np.bool_, "both images are to be mirrored")}
+        for k in "12":
+            features |= {
+                f"index{k}": base.numbers((), np.int32, f"of image {k} in jaxdesc_semantic_images"),
+                f"xy{k}_px": base.numbers((None, 2), np.float32, "(K, 2) x, y of the keypoints"),
+                f"mask{k}": tfds.features.Text(doc="PNG, 255 where the object is; empty: no mask"),
+            }
+        return self._described(features, dropped={}, outside=0, masked=0)
 
     def _split_generators(self, dl_manager):
         """Raises UserError if a split has no pair with common keypoints or masks, and as `ObjectMask.read`."""
         del dl_manager
-        listing = self.listing()
-        stored = self.images.as_data_source("images", decoders={"image": tfds.decode.SkipDecoding()})
-        index = {os.fsdecode(example["name"]): (i, tuple(example["original_hw"])) for i, example in enumerate(stored)}
+        listing = self.contents.listing()
+        stored = self.images.as_data_source(
+            "images", decoders={"image": tfds.decode.SkipDecoding()}
+        )
+        index = {
+            os.fsdecode(example["name"]): (i, tuple(example["original_hw"]))
+            for i, example in enumerate(stored)
+        }
         dropped, outside, masked, splits = Counter(listing.dropped), 0, 0, {}
 
         @functools.cache
@@ -193,31 +267,55 @@ class SemanticPairs(base.LocalBuilder):
                 row, lost = common_keypoints(pair, index, self.images.max_side_px)
                 outside += lost
                 if pair.masks or len(row["xy1_px"]):
-                    masks = zip(pair.masks, (pair.source, pair.target), strict=True) if pair.masks else ()
-                    stored_masks = [mask_of(mask, index[name][1]) for mask, name in masks] or [b"", b""]
+                    masks = (
+                        zip(pair.masks, (pair.source, pair.target), strict=True)
+                        if pair.masks
+                        else ()
+                    )
+                    stored_masks = [mask_of(mask, index[name][1]) for mask, name in masks] or [
+                        b"",
+                        b"",
+                    ]
                     kept.append(row | dict(zip(("mask1", "mask2"), stored_masks, strict=True)))
                     masked += bool(pair.masks)
                 else:
                     dropped["without common keypoints"] += 1
             if not kept:
-                raise UserError(f"None of the {len(pairs)} {split} pairs of {self.label} can be used: {counts(dropped) or 'there is none'}.")
+                raise UserError(
+                    f"None of the {len(pairs)} {split} pairs of {self.label} can be used: {counts(dropped) or 'there is none'}."
+                )
             splits[split] = self._generate_examples(kept)
         self.info.metadata.update(dropped=dict(dropped), outside=outside, masked=masked)
         return splits
 
-    def _generate_examples(self, rows: Sequence[dict[str, Any]]) -> Iterator[tuple[int, dict[str, Any]]]:
+    def _generate_examples(
+        self, rows: Sequence[dict[str, Any]]
+    ) -> Iterator[tuple[int, dict[str, Any]]]:
         yield from enumerate(rows)
 
 
-def common_keypoints(pair: SemanticPair, index: Mapping[str, tuple[int, tuple[int, int]]], max_side_px: int) -> tuple[dict[str, Any], int]:
+def common_keypoints(
+    pair: SemanticPair, index: Mapping[str, tuple[int, tuple[int, int]]], max_side_px: int
+) -> tuple[dict[str, Any], int]:
     """A row of SemanticPairs, and how many keypoints were left out because they lie outside their image; those within TOLERANCE_PX are moved to its edge."""
     (i1, hw1), (i2, hw2) = index[pair.source], index[pair.target]
-    sides = [(xy, np.array(hw[::-1]) - 1) for xy, hw in ((pair.xy_source, hw1), (pair.xy_target, hw2))]
-    inside = np.logical_and(*(((xy >= -TOLERANCE_PX) & (xy <= last + TOLERANCE_PX)).all(1) for xy, last in sides))
-    found = [
-        rescale(np.clip(xy[inside], 0, last), hw, fit(hw, max_side_px)) for (xy, last), hw in zip(sides, (hw1, hw2), strict=True)
+    sides = [
+        (xy, np.array(hw[::-1]) - 1) for xy, hw in ((pair.xy_source, hw1), (pair.xy_target, hw2))
     ]
-    return {"index1": i1, "index2": i2, "flip": pair.flip, "xy1_px": found[0], "xy2_px": found[1]}, int((~inside).sum())
+    inside = np.logical_and(
+        *(((xy >= -TOLERANCE_PX) & (xy <= last + TOLERANCE_PX)).all(1) for xy, last in sides)
+    )
+    found = [
+        rescale(np.clip(xy[inside], 0, last), hw, fit(hw, max_side_px))
+        for (xy, last), hw in zip(sides, (hw1, hw2), strict=True)
+    ]
+    return {
+        "index1": i1,
+        "index2": i2,
+        "flip": pair.flip,
+        "xy1_px": found[0],
+        "xy2_px": found[1],
+    }, int((~inside).sum())
 
 
 def encoded_mask(mask: np.ndarray, hw: tuple[int, int]) -> bytes:
@@ -245,7 +343,67 @@ class _Annotated(Sequence):
         pair = self._pairs[i]
         images = {f"image{k}": self._photos[pair[f"index{k}"]]["image"] for k in (1, 2)}
         masks = {name: _decoded_mask(pair[name]) for name in ("mask1", "mask2")}
-        return {**images, "xy1_px": pair["xy1_px"], "xy2_px": pair["xy2_px"], "flip": bool(pair["flip"]), "warped": False, **masks}
+        return {
+            **images,
+            "xy1_px": pair["xy1_px"],
+            "xy2_px": pair["xy2_px"],
+            "flip": bool(pair["flip"]),
+            "warped": False,
+            **masks,
+        }
+
+
+PROPOSAL_FLOW = """@article{ham2018proposal,
+  title = {Proposal Flow: Semantic Correspondences from Object Proposals},
+  author = {Ham, Bumsub and Cho, Minsu and Schmid, Cordelia and Ponce, Jean},
+  journal = {IEEE Transactions on Pattern Analysis and Machine Intelligence},
+  year = {2018},
+}"""
+OF_FLICKR = (
+    "The photographs are of PASCAL VOC, taken from Flickr: see VOC's terms and the homepage."
+)
+CARDS = {
+    "pf-pascal": base.Card(
+        about="PF-PASCAL: pairs of PASCAL VOC's objects with keypoints, by NC-Net's lists.",
+        licence=OF_FLICKR,
+        homepage="https://www.di.ens.fr/willow/research/proposalflow/",
+        citation=PROPOSAL_FLOW,
+    ),
+    "pf-willow": base.Card(
+        about="PF-WILLOW: objects of five categories with ten keypoints each.",
+        licence="Its homepage names no terms: ask its authors before you hand on a prepared dataset.",
+        homepage="https://www.di.ens.fr/willow/research/proposalflow/",
+        citation=PROPOSAL_FLOW,
+    ),
+    "spair": base.Card(
+        about="SPair-71k: pairs of PASCAL VOC's objects with keypoints and variations.",
+        licence=OF_FLICKR,
+        homepage="http://cvlab.postech.ac.kr/research/SPair-71k/",
+        citation="""@article{min2019spair,
+  title = {{SPair-71k}: A Large-scale Benchmark for Semantic Correspondence},
+  author = {Min, Juhong and Lee, Jongmin and Ponce, Jean and Cho, Minsu},
+  journal = {arXiv preprint arXiv:1908.10543},
+  year = {2019},
+}""",
+    ),
+}
+
+
+def folder(kind: str, path: str, max_side_px: int) -> base.Source:
+    """A data set of `READERS`; raises UserError if there is no such folder, or no image in it."""
+    root = existing_folder(path)
+    annotations = sorted(
+        file for file in root.rglob("*") if file.suffix.lower() in ANNOTATIONS and file.is_file()
+    )
+    files = {file.relative_to(root).as_posix(): file for file in annotations} | {
+        name: root / name for name in find_images(root)
+    }
+    name = base.dataset_name(f"{root.resolve().name}_{kind}", files, max_side_px, STORED)
+    contents = Annotated(root, functools.cache(lambda: READERS[kind](root)))
+    return base.Source(name, str(root), contents, CARDS.get(kind) or base.own_files(root))
+
+
+SOURCES |= {kind: functools.partial(folder, kind) for kind in READERS}
 
 
 def open_annotated(kind: str, path: str, max_side_px: int, cache: str) -> SemanticSet:
@@ -255,26 +413,41 @@ def open_annotated(kind: str, path: str, max_side_px: int, cache: str) -> Semant
       UserError: the folder or a list is missing, an annotation is malformed, a mask is missing, malformed, empty or of another size than its image, more than 5 % of the images cannot be used, no pair can be, or the cache cannot be
         written.
     """
-    root = existing_folder(path)
-    listing = functools.cache(lambda: READERS[kind](root))
-    annotations = sorted(file for file in root.rglob("*") if file.suffix.lower() in ANNOTATIONS and file.is_file())
-    files = {file.relative_to(root).as_posix(): file for file in annotations} | {name: root / name for name in find_images(root)}
-    name = base.dataset_name(f"{root.resolve().name}_{kind}", files, max_side_px, STORED)
-    images = base.prepared(SemanticImages, name, cache, root=root, listing=listing, max_side_px=max_side_px)
-    builder = base.prepared(SemanticPairs, name, cache, listing=listing, images=images)
+    source = folder(kind, path, max_side_px)
+    images = base.prepared(SemanticImages, source, max_side_px, cache)
+    builder = base.prepared(SemanticPairs, source, max_side_px, cache)
     photographs = images.as_data_source("images")
-    train, validation = (_Annotated(builder.as_data_source(split), photographs) for split in ("train", "validation"))
+    train, validation = (
+        _Annotated(builder.as_data_source(split), photographs) for split in ("train", "validation")
+    )
     metadata = builder.info.metadata
-    report = [f"{root}: {len(train)} keypoint pairs of {len(photographs)} photographs, {len(validation)} held out", *base.skipped_line(images)]
-    report += [f"  {metadata['masked']} of the {len(train) + len(validation)} pairs have masks"] if metadata["masked"] else []
-    report += [f"  pairs dropped: {counts(metadata['dropped'])}"] if any(metadata["dropped"].values()) else []
-    report += [f"  {metadata['outside']} keypoints lie outside their images and are left out"] if metadata["outside"] else []
+    report = [
+        f"{source.where}: {len(train)} keypoint pairs of {len(photographs)} photographs, {len(validation)} held out",
+        *base.skipped_line(images),
+    ]
+    report += (
+        [f"  {metadata['masked']} of the {len(train) + len(validation)} pairs have masks"]
+        if metadata["masked"]
+        else []
+    )
+    report += (
+        [f"  pairs dropped: {counts(metadata['dropped'])}"]
+        if any(metadata["dropped"].values())
+        else []
+    )
+    report += (
+        [f"  {metadata['outside']} keypoints lie outside their images and are left out"]
+        if metadata["outside"]
+        else []
+    )
     return SemanticSet(train, validation, report, masked=metadata["masked"] > 0)
 
 
 def open_caltech(path: str, max_side_px: int, cache: str) -> SemanticSet:
     """Raises UserError: nothing can be learnt from it."""
-    raise UserError(f"caltech:{path} has outlines of objects, not common keypoints: it is for evaluation (python -m jaxdesc.evaluate), not for training.")
+    raise UserError(
+        f"caltech:{path} has outlines of objects, not common keypoints: it is for evaluation (python -m jaxdesc.evaluate), not for training."
+    )
 
 
 OPEN: dict[str, Callable[[str, int, str], SemanticSet]] = {
