@@ -91,7 +91,7 @@ def extract_folder(
     """
     from tqdm import tqdm
 
-    from jaxdesc.data.images import find_images
+    from jaxdesc.datasets.folders import find_images
     from jaxdesc.images import UnreadableImage, read_rgb
     from jaxdesc.matching.keypoints import settings as keypoint_settings
     from jaxdesc.predict.sparse import check_source, features_of

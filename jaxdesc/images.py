@@ -225,6 +225,19 @@ def _reason(error: Exception) -> str:
     return text.strip().rstrip(".") or type(error).__name__
 
 
+def size_of(image: str | os.PathLike) -> tuple[int, int]:
+    """(width, height) from the head of an image file.
+
+    Raises:
+      UserError: the file cannot be read.
+    """
+    try:
+        with Image.open(image) as opened:
+            return opened.size
+    except OSError as e:
+        raise UserError(f"The image {image} cannot be read: {e.strerror or 'it is none, or damaged'}.") from e
+
+
 # ---- sizes and points
 
 

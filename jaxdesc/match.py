@@ -136,7 +136,7 @@ def _main_folder(args, folder: Path) -> None:
     result = match_folder(predictor, folder, out, features, method_flags.match_options(predictor, args), how, pairs, args.overwrite)
     for what, count in result["dropped"].items():
         if count:
-            tell(f"{count} {what.replace('_', '-')} of {args.pairs} dropped.")
+            tell(f"{count} pairs of {args.pairs} dropped: {what}.")
     for name, why in result["unreadable"].items():
         tell(f"skipped with its pairs: {name}: {why}.")
     print(f"{result['pairs']} pairs matched, {result['skipped']} were there already; {result['keypoints']:.0f} keypoints per image\n{out}\n{features}")

@@ -303,7 +303,7 @@ def test_folder_goes_on_and_grows(verb, quick, folder, tmp_path):
     list1, list2 = tmp_path / "1.txt", tmp_path / "2.txt"
     list1.write_text("a.png b.jpg\nb.jpg a.png\na.png a.png\n\n# note\na.png b.jpg\n")
     _, err = verb(folder, "--out", out, "--pairs", list1)
-    assert "2 duplicates of" in err and "1 self-pairs of" in err and len(quick) == 1
+    assert "2 pairs of" in err and "listed twice" in err and "of an image with itself" in err and len(quick) == 1
     list2.write_text("sub/c.png a.png\n")
     told, _ = verb(folder, "--out", out, "--pairs", list2)
     assert "1 pairs matched, 1 were there already" in told and len(quick) == 2

@@ -19,9 +19,9 @@ import numpy as np
 import skimage.data
 
 from jaxdesc import evals
+from jaxdesc.datasets.pose_pairs import read_pose_pairs
+from jaxdesc.datasets.scenes import read_cameras
 from jaxdesc.evals import homography, relative_pose, result
-from jaxdesc.evals.cameras import read_scene
-from jaxdesc.evals.pose_pairs import read_pose_pairs
 from jaxdesc.images import read_rgb, resize
 from jaxdesc.matching import hessian, keypoints
 from jaxdesc.store.features import Features, list_names, write_hdf5
@@ -91,7 +91,7 @@ def values_of(protocol: str, data: Path, name: str, source: str, work: Path) -> 
 
 def apart(scene: Path) -> int:
     """How far from each other the photographs of a pair are at most, in the order of their names."""
-    at = {name: i for i, name in enumerate(sorted(read_scene(scene)))}
+    at = {name: i for i, name in enumerate(sorted(read_cameras(scene)))}
     return max(abs(at[p.name0] - at[p.name1]) for p in read_pose_pairs(scene))
 
 

@@ -1,14 +1,11 @@
-"""Photographs as data sets take and store them."""
+"""Photographs as data sets store them."""
 
 import io
 import os
-from pathlib import Path
 from typing import NamedTuple
 
-from jaxdesc.errors import UserError
 from jaxdesc.images import UnreadableImage, decode, read_bytes
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".ppm", ".pgm")
 MIN_SIDE_PX = 32  # a shorter side below this holds nothing to learn from
 
 _LOSSY = ("JPEG", "MPO", "WEBP")
@@ -19,26 +16,6 @@ class Encoded(NamedTuple):
 
     data: bytes  # JPEG or PNG, 8-bit RGB, upright
     original_hw: tuple[int, int]  # upright, before shrinking
-
-
-def find_images(folder: str | os.PathLike) -> list[str]:
-    """Names of all images below `folder`, relative, with forward slashes, sorted.
-
-    Nested folders are searched, extensions are compared without case; hidden files and folders and `__MACOSX` are passed over.
-
-    Raises:
-      UserError: if the folder is missing, is a file, or holds no image.
-    """
-    root = Path(folder)
-    if not root.is_dir():
-        raise UserError(f"{root} is a file, not a folder of images." if root.exists() else f"There is no folder {root}.")
-    names = []
-    for place, folders, files in os.walk(root):
-        folders[:] = [f for f in folders if not f.startswith(".") and f != "__MACOSX"]
-        names += [(Path(place) / f).relative_to(root).as_posix() for f in files if not f.startswith(".") and f.lower().endswith(EXTENSIONS)]
-    if not names:
-        raise UserError(f"{root} holds no image; files ending in {', '.join(EXTENSIONS)} are looked for, in sub-folders too.")
-    return sorted(names)
 
 
 def encode_for_dataset(path: str | os.PathLike, max_side: int) -> Encoded:

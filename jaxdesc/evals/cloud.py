@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
-from jaxdesc.evals.cameras import centre
+from jaxdesc.datasets.cameras import centre
 from jaxdesc.store.files import atomic
 
 

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 
 from jaxdesc.config import option
+from jaxdesc.datasets import dense as dense_data
+from jaxdesc.datasets.dense import DensePair, DenseSet
 from jaxdesc.errors import UserError
-from jaxdesc.evals import Protocol, dense_data, features, transfers
-from jaxdesc.evals.dense_data import DensePair, DenseSet
+from jaxdesc.evals import Protocol, features, transfers
 from jaxdesc.evals.result import Curve, Result
 
 DATASETS = ("eth3d", "hpatches", "megadepth", "middlebury", "kitti", "tss")

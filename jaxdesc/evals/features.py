@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from jaxdesc.config import option
 from jaxdesc.errors import UserError
@@ -152,16 +151,3 @@ def available(path: Path, suffix: str, names: Iterable[str]) -> tuple[Callable[[
     """`reader`, and those of the images that it has no features of."""
     read, known = reader(path, suffix), None if path.is_dir() else list_names(path)
     return read, [name for name in dict.fromkeys(names) if not (npz_of(path, name, suffix).exists() if known is None else name in known)]
-
-
-def size_of(image: Path) -> tuple[int, int]:
-    """(width, height) from the head of an image file.
-
-    Raises:
-      UserError: the file cannot be read.
-    """
-    try:
-        with Image.open(image) as opened:
-            return opened.size
-    except OSError as e:
-        raise UserError(f"The image {image} cannot be read: {e.strerror or 'it is none, or damaged'}.") from e

@@ -14,9 +14,10 @@ import numpy as np
 
 from jaxdesc.config import option
 from jaxdesc.data.nearest import mutual_nearest
-from jaxdesc.errors import UserError
+from jaxdesc.datasets.hpatches import HomographyPair, dataset_name, read_pairs
+from jaxdesc.errors import UserError, named
 from jaxdesc.evals import Protocol, features
-from jaxdesc.evals.hpatches import HomographyPair, dataset_name, read_cache, read_pairs
+from jaxdesc.evals.d2net import read_cache
 from jaxdesc.evals.matched import MatchedOptions
 from jaxdesc.evals.plane import (
     ESTIMATORS,
@@ -30,6 +31,7 @@ from jaxdesc.evals.plane import (
 )
 from jaxdesc.evals.result import Curve, Result
 from jaxdesc.evals.two_view import error_auc
+from jaxdesc.images import size_of
 from jaxdesc.store import matches as match_files
 from jaxdesc.store.features import top
 
@@ -95,10 +97,6 @@ def pairs_of(options: Options) -> tuple[list[HomographyPair], list[str]]:
     return pairs, missing
 
 
-def named(missing: Sequence[str], most: int = 8) -> str:
-    return ", ".join(missing[:most]) + (f" and {len(missing) - most} more" if len(missing) > most else "")
-
-
 # ---- all pairs
 
 
@@ -123,7 +121,7 @@ def score(options: Options, predictions: Path | str) -> list[Result]:
     for pair in tqdm(pairs, desc="scoring", unit="pair", dynamic_ncols=True):
         f1, f2 = (top(read(name), options.top) for name in (pair.name1, pair.name2))
         size1, size2 = (
-            f.image_size or sizes.setdefault(name, features.size_of(root / name))
+            f.image_size or sizes.setdefault(name, size_of(root / name))
             for f, name in ((f1, pair.name1), (f2, pair.name2))
         )
         if options.matches:

@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 
 from jaxdesc.config import option
+from jaxdesc.datasets.cameras import Pose, centre, rotation_angle_deg
 from jaxdesc.evals import Protocol, features
-from jaxdesc.evals.cameras import centre, rotation_angle_deg
 from jaxdesc.evals.matched import Lazy, Matched, MatchedOptions, matched
-from jaxdesc.evals.registration import Pose, absolute_pose, keypoints_to_points, quiet, write_model
+from jaxdesc.evals.registration import absolute_pose, keypoints_to_points, quiet, write_model
 from jaxdesc.evals.result import Curve, Result
 from jaxdesc.evals.scenes import Scene, pose_lines, read
 from jaxdesc.store import colmap

@@ -10,15 +10,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxdesc.config import option
-from jaxdesc.data import semantic
-from jaxdesc.data.semantic import SemanticPair
+from jaxdesc.datasets import semantic
+from jaxdesc.datasets.semantic import SemanticPair
 from jaxdesc.errors import UserError
 from jaxdesc.evals import Protocol, transfers
 from jaxdesc.evals.features import label_of, source_of
-from jaxdesc.evals.features import size_of as image_size
 from jaxdesc.evals.published import BYTES
 from jaxdesc.evals.result import Curve, Result
 from jaxdesc.images import fit, rescale, resize
+from jaxdesc.images import size_of as image_size
 from jaxdesc.store.features import STORAGES
 
 ALPHAS = tuple(k / 100 for k in range(1, 21))
@@ -205,11 +205,7 @@ class Options(transfers.TransferOptions):
 def _read(options: Options) -> list[SemanticPair]:
     listed = Path(options.pairs) if options.pairs else None
     pairs = semantic.read(options.dataset, options.folder(), listed, options.split)
-    if not options.held_out:
-        return pairs
-    from jaxdesc.data.builders.semantic import split_by_images
-
-    return split_by_images(pairs).validation
+    return semantic.split_by_images(pairs).validation if options.held_out else pairs
 
 
 def sizes(root: Path, pairs: Sequence[SemanticPair]) -> dict[str, tuple[int, int]]:

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 from scipy.spatial import cKDTree
 
-from jaxdesc.evals.hpatches import HomographyPair
+from jaxdesc.datasets.hpatches import HomographyPair, project
 from jaxdesc.store.features import Features
 
 ESTIMATORS = {"cv2-ransac": cv2.RANSAC, "cv2-magsac": cv2.USAC_MAGSAC}
@@ -15,13 +15,6 @@ TAUS = 60  # thresholds along the curve of MMA against the number of matches
 
 
 # ---- one pair
-
-
-def project(H: np.ndarray, xy: np.ndarray) -> np.ndarray:
-    """Points (N, 2) through a homography, float64; infinite where it sends them to infinity."""
-    uvw = np.asarray(xy, np.float64) @ H[:, :2].T + H[:, 2]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(uvw[:, 2:] == 0, np.inf, uvw[:, :2] / uvw[:, 2:])
 
 
 class Measured(NamedTuple):

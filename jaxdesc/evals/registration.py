@@ -3,11 +3,12 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from jaxdesc.store.colmap import Posed, require_pycolmap
+from jaxdesc.datasets.cameras import Camera, Pose
+from jaxdesc.store.colmap import require_pycolmap
 
 if TYPE_CHECKING:
     import pycolmap as pycolmap_types
@@ -27,19 +28,12 @@ def quiet() -> Iterator[None]:
         logging.minloglevel = before
 
 
-def pinhole(posed: Posed, camera_id: int) -> "pycolmap_types.Camera":
+def pinhole(camera: Camera, camera_id: int) -> "pycolmap_types.Camera":
     """A camera of ours as COLMAP's PINHOLE."""
-    K = posed.K
+    K = camera.K
     return require_pycolmap().Camera(
-        model="PINHOLE", width=posed.width, height=posed.height, params=[K[0, 0], K[1, 1], K[0, 2] + 0.5, K[1, 2] + 0.5], camera_id=camera_id
+        model="PINHOLE", width=camera.width, height=camera.height, params=[K[0, 0], K[1, 1], K[0, 2] + 0.5, K[1, 2] + 0.5], camera_id=camera_id
     )
-
-
-class Pose(NamedTuple):
-    """x_cam = R X + t."""
-
-    R: np.ndarray  # (3, 3)
-    t: np.ndarray  # (3,)
 
 
 def write_model(folder: Path, cameras: Mapping[str, "pycolmap_types.Camera"], poses: Mapping[str, Pose]) -> None:

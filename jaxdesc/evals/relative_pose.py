@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from jaxdesc.config import option
+from jaxdesc.datasets.pose_pairs import PosePair, read_pose_pairs
+from jaxdesc.datasets.scenes import image_folder
 from jaxdesc.errors import UserError
 from jaxdesc.evals import Protocol, features
-from jaxdesc.evals.cameras import image_folder
 from jaxdesc.evals.matched import Matched, MatchedOptions, matched
-from jaxdesc.evals.pose_pairs import PosePair, read_pose_pairs
 from jaxdesc.evals.result import Curve, Result
 from jaxdesc.evals.two_view import ESTIMATORS, Estimator, error_auc, estimator, pose_error, symmetric_epipolar
 

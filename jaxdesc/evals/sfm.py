@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from jaxdesc.config import option
+from jaxdesc.datasets import scenes
+from jaxdesc.datasets.scenes import image_folder
 from jaxdesc.errors import UserError
 from jaxdesc.evals import Protocol, cloud, features
-from jaxdesc.evals.cameras import image_folder, model_folder, read_scene
 from jaxdesc.evals.matched import Lazy, Matched, MatchedOptions, matched
 from jaxdesc.evals.registration import pinhole, quiet
 from jaxdesc.evals.result import Result
 from jaxdesc.store import colmap
 from jaxdesc.store.files import atomic, told
-from jaxdesc.store.pairs import exhaustive_pairs, read_pairs
 
 if TYPE_CHECKING:
     import pycolmap as pycolmap_types
@@ -51,14 +51,13 @@ def _data(options: Options) -> Path:
 
 
 def _names(data: Path) -> list[str]:
-    from jaxdesc.data.images import find_images
+    from jaxdesc.datasets.folders import find_images
 
     return find_images(image_folder(data))
 
 
 def _pairs(data: Path, names: list[str]) -> list[Pair]:
-    listed = data / "pairs.txt"
-    pairs = read_pairs(listed, set(names).__contains__)[0] if listed.is_file() else exhaustive_pairs(names)
+    pairs, _ = scenes.read_pairs(data, names)
     if not pairs:
         raise UserError(f"{data} holds one image: at least two are needed.")
     return pairs
@@ -73,12 +72,11 @@ def _cameras(data: Path, choice: str | None, names: list[str]) -> "dict[str, pyc
     """Known cameras in COLMAP's convention, images of one calibration sharing one; None: to be guessed.
 
     Raises:
-      UserError: as `read_scene`; an image without camera.
+      UserError: as `scenes.read_cameras`; an image without camera.
     """
-    known = (data / "cameras.json").is_file() or model_folder(data) is not None
-    if choice == "guessed" or (choice is None and not known):
+    if choice == "guessed" or (choice is None and scenes.camera_file(data) is None):
         return None
-    posed = read_scene(data)
+    posed = scenes.read_cameras(data)
     if lacking := [name for name in names if name not in posed]:
         raise UserError(f"{data} knows no camera of {len(lacking)} of the {len(names)} images, such as {lacking[0]}: take --cameras guessed.")
     calibrations: dict[tuple, int] = {}

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from jaxdesc.datasets.cameras import rotation_angle_deg
 from jaxdesc.errors import UserError
-from jaxdesc.evals.cameras import direction_angle_deg, rotation_angle_deg
 
 CONFIDENCE = 0.99999  # of RANSAC; SuperGlue, models/utils.py
 MIN_MATCHES = 5  # of the five-point method
@@ -100,6 +100,18 @@ class PoseError(NamedTuple):
 
 
 FAILED = PoseError(np.inf, np.inf)
+
+
+def direction_angle_deg(t: np.ndarray, t_true: np.ndarray) -> float:
+    """min(a, 180 - a) of the angle a between two translations whose length and sign are not known, in degrees, 0 to 90.
+
+    Without a direction to find (a true translation of length 0) every answer is right: 0. An answer without a direction is wrong by 90.
+    """
+    if np.linalg.norm(t_true) == 0:
+        return 0.0
+    if np.linalg.norm(t) == 0:
+        return 90.0
+    return float(np.degrees(np.arctan2(np.linalg.norm(np.cross(t, t_true)), abs(np.dot(t, t_true)))))
 
 
 def pose_error(pose: Pose | None, R_true: np.ndarray, t_true: np.ndarray) -> PoseError:

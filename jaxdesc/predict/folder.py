@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from jaxdesc.data.images import find_images
+from jaxdesc.datasets.folders import find_images
+from jaxdesc.datasets.pairs import below, exhaustive_pairs, read_pairs
 from jaxdesc.errors import UserError
 from jaxdesc.images import UnreadableImage, read_rgb
 from jaxdesc.matching import keypoints
@@ -19,7 +20,6 @@ from jaxdesc.predict.predictor import Predictor
 from jaxdesc.store import features as feature_files
 from jaxdesc.store import matches as files
 from jaxdesc.store.files import atomic
-from jaxdesc.store.pairs import exhaustive_pairs, read_pairs
 from jaxdesc.store.settings import claim
 
 
@@ -65,7 +65,7 @@ def match_folder(
     claim(features, settings, overwrite)
     listed = out.with_name(f"{out.name}.pairs.txt")
     if out.exists() and listed.exists():  # keypoints are shared: all pairs of the file get new indices
-        pairs = list(dict.fromkeys([*read_pairs(listed, lambda name: True)[0], *pairs]))
+        pairs = list(dict.fromkeys([*read_pairs(listed, lambda name: name)[0], *pairs]))
     todo = files.unfinished(out, pairs)
     skipped = len({frozenset(pair) for pair in pairs}) - len(todo)
 
@@ -113,7 +113,7 @@ def _settings(how: Dense | Sparse) -> dict[str, Any]:
 def _pairs(folder: Path, pairs_file: Path | None) -> tuple[list[tuple[str, str]], dict[str, int]]:
     """Pairs of image names, and how many lines of the list were dropped, by reason."""
     if pairs_file:
-        return read_pairs(pairs_file, lambda name: (folder / name).is_file())
+        return read_pairs(pairs_file, below(folder))
     names = find_images(folder)
     if blank := next((name for name in names if len(name.split()) != 1), None):
         raise UserError(f"The image name {blank!r} in {folder} holds a blank, which lists of pairs cannot: rename the image.")

@@ -1,4 +1,4 @@
-"""COLMAP through pycolmap: its database from our keypoints and matches, verification, triangulation, mapping, and cameras from its models.
+"""COLMAP through pycolmap: its database from our keypoints and matches, verification, triangulation, mapping.
 
 COLMAP calls the centre of the top-left pixel (0.5, 0.5), the library (0, 0): 0.5 is added to what is written and taken from what is read, here alone.
 """
@@ -6,7 +6,7 @@ COLMAP calls the centre of the top-left pixel (0.5, 0.5), the library (0, 0): 0.
 import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,16 +17,6 @@ if TYPE_CHECKING:
     import pycolmap as pycolmap_types
 
 Pair = tuple[str, str]
-
-
-class Posed(NamedTuple):
-    """A calibrated image: x_cam = R X + t, pixel ~ K x_cam, top-left pixel centre = (0, 0)."""
-
-    K: np.ndarray  # (3, 3) float64
-    R: np.ndarray  # (3, 3) float64, camera from world
-    t: np.ndarray  # (3,) float64
-    width: int
-    height: int
 
 
 def require_pycolmap():
@@ -173,21 +163,3 @@ def model_cameras(path: Path | str) -> "dict[str, pycolmap_types.Camera]":
     """
     model = load_model(path)
     return {image.name: model.cameras[image.camera_id] for image in model.images.values()}
-
-
-def read_model(path: Path | str) -> dict[str, Posed]:
-    """Name -> cameras and poses of a model's registered images, the principal point moved by -0.5 into the library's convention.
-
-    Raises:
-      UserError: pycolmap is missing; there is no model; a camera has lens distortion.
-    """
-    posed = {}
-    for image in (image for image in load_model(path).images.values() if image.has_pose):
-        camera = image.camera
-        if camera.model_name not in ("PINHOLE", "SIMPLE_PINHOLE"):
-            raise UserError(f"{path}: the camera of {image.name} is {camera.model_name}, but PINHOLE is needed: undistort the images first.")
-        K = camera.calibration_matrix()
-        K[:2, 2] -= 0.5
-        pose = image.cam_from_world()
-        posed[image.name] = Posed(K, pose.rotation.matrix(), np.array(pose.translation), camera.width, camera.height)
-    return posed

@@ -286,10 +286,10 @@ def test_neighbours_say_scale_and_turn(turns):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("a.png b.png\n\na.png\n", "line 3, has 1 words.*names with blanks cannot be listed"),
-        ("a.png my b.png\n", "line 1, has 3 words.*names with blanks cannot be listed"),
-        ("a.png b.png\na.png c.png\n", "line 2, names an image that does not exist: .*c.png"),
-        ("# nothing\na.png a.png\n", "lists no pair"),
+        ("a.png b.png\n\na.png\n", "line 3: two image names are expected, 1 are there.*must not hold blanks"),
+        ("a.png my b.png\n", "line 1: two image names are expected, 3 are there.*must not hold blanks"),
+        ("a.png b.png\na.png c.png\n", "line 2: there is no image 'c.png' in .*scene"),
+        ("# nothing\na.png a.png\n", "holds no pair"),
         ("a.png noise.png\n", "None of the 1 pairs of scene can be used: 1 without common points"),
     ],
 )

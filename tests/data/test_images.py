@@ -1,4 +1,4 @@
-"""Photographs as data sets take and store them."""
+"""Photographs as data sets store them."""
 
 import io
 
@@ -6,27 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxdesc.data.images import encode_for_dataset, find_images
+from jaxdesc.data.images import encode_for_dataset
 from jaxdesc.images import UnreadableImage, read_rgb
-from jaxdesc.types import UserError
 from tests.test_images import save, smooth
-
-
-def test_find_images(tmp_path):
-    wanted = ["B.JPEG", "a b.png", "sub/größe 1.TiF", "sub/deep/x.jpg", "Žluť.webp"]
-    for name in [*wanted, "notes.txt", ".hidden.jpg", ".git/y.jpg", "__MACOSX/z.jpg", "sub/._x.jpg"]:
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_bytes(b"x")
-    assert find_images(tmp_path) == sorted(wanted)
-
-
-def test_find_images_refuses(tmp_path):
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "file.jpg").write_bytes(b"x")
-    for name, words in (("missing", "There is no folder"), ("file.jpg", "is a file"), ("empty", "holds no image")):
-        with pytest.raises(UserError, match=words) as error:
-            find_images(tmp_path / name)
-        assert name in str(error.value)
 
 
 def test_encode_keeps_sound_jpeg_bytes(tmp_path):

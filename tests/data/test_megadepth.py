@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from jaxdesc.data import cameras
 from jaxdesc.data.builders import megadepth
 from jaxdesc.types import UserError
 from tests.data.test_posed import HEIGHT, WIDTH, World
@@ -58,21 +57,6 @@ def test_undistorted_reconstructions_with_missing_images(tmp_path):
     found = opened(tmp_path / "md", tmp_path)
     expected = [["0001/images/0.jpg", "0001/images/2.jpg"]] + [[f"0002/dense0/imgs/{i}.jpg" for i in pair] for pair in ((0, 1), (0, 2), (1, 2))]
     assert sorted(stored_pairs(found)) == expected and all(len(pair["known_1to2"]) == 40 for pair in found.train)
-
-
-@pytest.mark.parametrize(
-    ("line", "words"),
-    [
-        ("0.jpg 96 64 100", r"img_cam\.txt, line 2, is not a name and the 18 numbers"),
-        (" ".join(["0.jpg", "96", "64", "1", "1", "1", "1", *["2"] * 12]), r"img_cam\.txt, line 2, has an R that is not a rotation"),
-        ("0.jpg 96 64 -9 100 46 33 1 0 0 0 1 0 0 0 1 0 0 0", r"img_cam\.txt, line 2, has a size, focal length or pose"),
-        ("# nothing", r"img_cam\.txt names no image"),
-    ],
-)
-def test_wrong_camera_files(tmp_path, line, words):
-    (tmp_path / "img_cam.txt").write_text(f"# header\n{line}\n")
-    with pytest.raises(UserError, match=words):
-        cameras.read_img_cam(tmp_path / "img_cam.txt")
 
 
 def test_what_is_not_megadepth(tmp_path):

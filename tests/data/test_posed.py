@@ -19,11 +19,13 @@ from scipy.spatial.transform import Rotation
 
 from jaxdesc import config
 from jaxdesc.config import DataConfig, DrawConfig, ExperimentConfig, MethodConfig, Source
-from jaxdesc.data import cameras, posed_draw
+from jaxdesc.data import posed_draw
 from jaxdesc.data.builders import colmap, embedded, posed
 from jaxdesc.data.draw import draw_batch
 from jaxdesc.data.pipeline import _PosedViews, open_data
 from jaxdesc.data.posed_draw import RawPosedPair
+from jaxdesc.datasets.cameras import Camera
+from jaxdesc.datasets.scenes import read_model
 from jaxdesc.types import Canvas, UserError
 
 SCENES = Path(__file__).parents[2] / "../shared/data/scenes"
@@ -85,39 +87,6 @@ class World:
         self.write_images(folder / "images")
         self.write_text(folder / "sparse", **model)
         return folder
-
-
-def close(model, world):
-    assert list(model.cameras) == world.names
-    for camera, (R, t), xy in zip(model.cameras.values(), world.poses, world.xy, strict=True):
-        assert (camera.width, camera.height) == (WIDTH, HEIGHT)
-        np.testing.assert_allclose(camera.K, world.K, atol=1e-9)
-        np.testing.assert_allclose(camera.R, R, atol=1e-9)
-        np.testing.assert_allclose(camera.t, t, atol=1e-9)
-        assert camera.point.tolist() == [p + 10 for p in range(POINTS) if p % 3]
-        np.testing.assert_allclose(camera.xy_px, xy[camera.point - 10], atol=1e-9)
-        np.testing.assert_allclose([model.points[int(p)] for p in camera.point], world.X[camera.point - 10], atol=1e-9)
-
-
-def test_text_model_and_the_same_written_by_colmap(tmp_path):
-    world = World(3)
-    world.write_text(tmp_path / "text")  # names with blanks, which COLMAP's own reader of text cuts short
-    close(cameras.read_colmap(tmp_path / "text"), world)
-    world.names = [f"sub/{i}.jpg" for i in range(3)]
-    world.write_text(tmp_path / "text")
-    pycolmap = pytest.importorskip("pycolmap")
-    (tmp_path / "binary").mkdir()
-    pycolmap.Reconstruction(tmp_path / "text").write_binary(tmp_path / "binary")
-    close(cameras.read_colmap(tmp_path / "binary"), world)
-
-
-def test_image_without_features_and_simple_pinhole(tmp_path):
-    World(1).write_text(tmp_path)
-    (tmp_path / "cameras.txt").write_text("1 SIMPLE_PINHOLE 96 64 99 48 32\n")
-    (tmp_path / "images.txt").write_text("1 1 0 0 0 0 0 0 1 a b.jpg\n\n2 2 0 0 0 1 2 3 1 c.jpg\n\n")
-    model = cameras.read_colmap(tmp_path)
-    assert list(model.cameras) == ["a b.jpg", "c.jpg"] and model.cameras["c.jpg"].t.tolist() == [1, 2, 3]
-    assert model.cameras["c.jpg"].K.tolist() == [[99, 0, 47.5], [0, 99, 31.5], [0, 0, 1]] and not len(model.cameras["a b.jpg"].point)
 
 
 def damage(folder, how):
@@ -231,7 +200,7 @@ def scene_of(angles=(), centres=(), **fields):
     found = {}
     for i, (angle, x) in enumerate(zip(angles, centres, strict=True)):
         R = Rotation.from_euler("y", angle, degrees=True).as_matrix()
-        found[str(i)] = cameras.Camera(WIDTH, HEIGHT, World(1).K, R, -R @ np.array([x, 0, 0.0]), np.zeros((0, 2)), np.zeros(0, np.int64))
+        found[str(i)] = Camera(WIDTH, HEIGHT, World(1).K, R, -R @ np.array([x, 0, 0.0]), np.zeros((0, 2)), np.zeros(0, np.int64))
     every = list(itertools.combinations(found, 2))
     return posed.Scene(
         **{"files": {}, "cameras": found, "pairs": every, "point_depth": 0},
@@ -259,7 +228,7 @@ def test_points_behind_a_camera_are_not_seen_by_it():
     (R, t), xy = world.poses[0], world.xy[0]
     for p in (3, 17):
         points[p] = R.T @ (np.array([0.1, 0.2, -2.0]) - t)  # two metres behind
-    camera = colmap.in_front(cameras.Camera(WIDTH, HEIGHT, world.K, R, t, xy, np.arange(POINTS)), points, "a.jpg")
+    camera = colmap.in_front(Camera(WIDTH, HEIGHT, world.K, R, t, xy, np.arange(POINTS)), points, "a.jpg")
     kept = [p for p in range(POINTS) if p not in (3, 17)]
     np.testing.assert_array_equal(camera.point, kept)
     np.testing.assert_array_equal(camera.xy_px, xy[kept])
@@ -282,7 +251,7 @@ def test_one_wrong_point_does_not_decide_the_depth_of_a_scene(tmp_path):
     assert 0.97 * max(posed_depths(world)) < depth < max(posed_depths(world))
     camera, (R, t) = world.K, world.poses[0]
     many = [R.T @ (np.array([0, 0, z]) - t) for z in [*np.linspace(5, 8, 999), 8000.0]]
-    seen = cameras.Camera(WIDTH, HEIGHT, camera, R, t, np.zeros((1000, 2)), np.arange(1000))
+    seen = Camera(WIDTH, HEIGHT, camera, R, t, np.zeros((1000, 2)), np.arange(1000))
     found = posed.far_depth(colmap.depths([seen], dict(enumerate(many))))
     np.testing.assert_allclose(found, 5 + 3 * 0.99, atol=0.01)
     assert posed.far_depth(colmap.depths([seen], {})) == 0
@@ -700,7 +669,7 @@ def test_depths_of_real_scenes(name, far, deepest):
     """In units of the largest distance of two cameras: of drone_park_01 a few points decide the
     greatest depth, not the one that counts."""
     scene = colmap.read_scene(SCENES / name, SCENES / name, partial=False)
-    model = cameras.read_colmap(colmap.model_folder(SCENES / name))
+    model = read_model(SCENES / name)
     spread = posed.spread(scene.cameras.values())
     found = np.array([scene.point_depth, colmap.depths(scene.cameras.values(), model.points).max()])
     np.testing.assert_allclose(found / spread, [far, deepest], atol=0.01)

@@ -12,7 +12,7 @@ from scipy.spatial.transform import Rotation
 
 from jaxdesc.data import render
 from jaxdesc.data.builders import embedded, posed, rendered
-from jaxdesc.data.cameras import Camera
+from jaxdesc.datasets.cameras import Camera
 from jaxdesc.types import UserError
 
 HW = (24, 32)

@@ -18,8 +18,8 @@ from jaxdesc.config import DataConfig, DrawConfig, Source, WarpConfig
 from jaxdesc.data.builders import semantic as builder
 from jaxdesc.data.draw import draw_batch
 from jaxdesc.data.pipeline import open_data, to_canvas
-from jaxdesc.data.semantic import ObjectMask, SemanticPair
 from jaxdesc.data.semantic_draw import RawKeypointPair, as_in_use
+from jaxdesc.datasets.semantic import with_masks
 from jaxdesc.types import UserError
 
 WILLOW = Path(__file__).parents[2] / "../shared/data/willow"
@@ -78,17 +78,6 @@ def test_what_was_left_out_is_told(opened):
     assert "keypoint pairs of 15 photographs" in first and "held out" in first
     assert any("of a held-out photograph with another" in line and "without common keypoints" in line for line in more)
     assert any("keypoints lie outside their images and are left out" in line for line in more)
-
-
-def test_split_by_images_is_clean_and_stable():
-    pairs = [SemanticPair(f"{c}/{a}", f"{c}/{b}", c, np.zeros((1, 2)), np.zeros((1, 2))) for c in "xy" for a in range(10) for b in range(10) if a != b]
-    train, validation, dropped = builder.split_by_images(pairs)
-    assert len(train) == 2 * 7 * 6 and len(validation) == 2 * 3 * 2 and dropped == {"of a held-out photograph with another": 180 - 84 - 12}
-    assert not {p.source for p in train} & {p.source for p in validation}
-    again = builder.split_by_images(pairs[::-1])
-    assert {p.key for p in again.validation} == {p.key for p in validation}
-    few = builder.split_by_images([p for p in pairs if {p.source, p.target} <= {"x/0", "x/1", "x/2"}])
-    assert len(few.train) == len(few.validation) == 6 and not few.dropped
 
 
 @pytest.fixture(scope="module")
@@ -221,36 +210,16 @@ def test_pf_pascal_with_voc_masks(pascal, tmp_path):
         builder.open_annotated("pf-pascal", str(root), 64, str(tmp_path / "cache"))
 
 
-def test_bad_masks_are_named(tmp_path):
-    path = tmp_path / "m.png"
-    read = ObjectMask(path, None).read
-    with pytest.raises(UserError, match=r"There is no mask .*m\.png"):
-        read((50, 80))
-    path.write_bytes(b"nothing")
-    with pytest.raises(UserError, match=r"The mask .*m\.png cannot be read"):
-        read((50, 80))
-    mask(path, BOX)
-    np.testing.assert_array_equal(read((50, 80)), BOX > 0)
-    with pytest.raises(UserError, match=r"m\.png is 80x50 px, but its image is 50x80 px"):
-        read((80, 50))
-    mask(path, 0 * BOX)
-    with pytest.raises(UserError, match=r"m\.png is empty: all its pixels are 0"):
-        read((50, 80))
-    mask(path, BOX, "RGB")
-    with pytest.raises(UserError, match=r"m\.png has 3 channels"):
-        read((50, 80))
-
-
 def test_keypoints_beside_masks_must_agree(masked, tmp_path):
     root = tmp_path / "masked"
     shutil.copytree(masked, root)
     for text in ("1 1 2 2\n", "1 x\n"):
         (root / "images" / "cat" / "2.txt").write_text(text)
         with pytest.raises(UserError, match=r"2\.txt is malformed"):
-            builder.with_masks(root)
+            with_masks(root)
     (root / "images" / "cat" / "2.txt").write_text("1 1\n")
     with pytest.raises(UserError, match=r"1\.txt and .*2\.txt have 2 and 1 rows"):
-        builder.with_masks(root)
+        with_masks(root)
 
 
 # ---- batches

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from jaxdesc.evals.cameras import Posed
+from jaxdesc.datasets.cameras import Camera, bare
 from jaxdesc.store import features as feature_files
 
 K = np.array([[300.0, 0, 180.3], [0, 310.0, 120.7], [0, 0, 1]])
@@ -19,7 +19,7 @@ class Place(NamedTuple):
     """What was made."""
 
     points: np.ndarray  # (P, 3)
-    cameras: dict[str, Posed]
+    cameras: dict[str, Camera]
     rows: dict[str, np.ndarray]  # (P,) the point of each keypoint
     xy: dict[str, np.ndarray]  # (P, 2)
 
@@ -36,14 +36,21 @@ def make(count=150, names=tuple(f"{i}.png" for i in range(8)), seed=0):
     cameras, rows, xy = {}, {}, {}
     for i, name in enumerate(names):
         R = cv2.Rodrigues(np.array([0.05 * rng.normal(), np.radians(-45 + 90 * i / (len(names) - 1)), 0.05 * rng.normal()]))[0]
-        cameras[name] = Posed(K, R, np.array([0.1 * rng.normal(), 0.1 * rng.normal(), 5 + 0.3 * rng.normal()]), *SIZE)
+        t = np.array([0.1 * rng.normal(), 0.1 * rng.normal(), 5 + 0.3 * rng.normal()])
+        cameras[name] = bare(*SIZE, K, R, t, name)
         rows[name] = rng.permutation(count)
         xy[name] = project(points[rows[name]], cameras[name])
     return Place(points, cameras, rows, xy)
 
 
-def write_cameras(folder: Path, place: Place):
-    content = {name: {key: np.asarray(value).tolist() for key, value in camera._asdict().items()} for name, camera in place.cameras.items()}
+def write_cameras(folder: Path, cameras: dict[str, Camera]):
+    """`cameras.json`."""
+    keys = ("K", "R", "t", "width", "height")
+    content = {
+        name: {key: np.asarray(getattr(camera, key)).tolist() for key in keys}
+        for name, camera in cameras.items()
+    }
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / "cameras.json").write_text(json.dumps(content))
 
 

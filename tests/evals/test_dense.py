@@ -10,8 +10,9 @@ import pytest
 from PIL import Image
 
 from jaxdesc import figures
-from jaxdesc.evals import dense, dense_data
-from jaxdesc.evals.dense_data import DensePair
+from jaxdesc.datasets import dense as dense_data
+from jaxdesc.datasets.dense import DensePair
+from jaxdesc.evals import dense
 from jaxdesc.evals.transfers import flow_path
 from jaxdesc.store.flow import read_flo, write_flo, write_kitti
 from jaxdesc.types import UserError

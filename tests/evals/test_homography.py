@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxdesc.evals import homography, hpatches, plane
+from jaxdesc.datasets import hpatches
+from jaxdesc.evals import d2net, homography, plane
 from jaxdesc.store.features import Features, read_hdf5, write_hdf5
 from jaxdesc.store.matches import write_hdf5 as write_matches
 from jaxdesc.types import UserError
@@ -250,16 +251,6 @@ def test_what_is_missing_is_named(sequences):
         scored(root.parent, file)
 
 
-@pytest.mark.parametrize(
-    "text", ["1 0 0\n0 1 0\n", "1 0 0\n0 1 0\n0 0 one\n", "1 0 0\n0 1 0\n0 0 nan\n", "1 0 0\n0 1 0\n1 1 0\n", "1 0\n0 1 0\n0 0 1\n", "", "\x00\xff"]
-)
-def test_malformed_homographies_are_named(tmp_path, text):
-    path = tmp_path / "H_1_2"
-    path.write_text(text, encoding="latin1")
-    with pytest.raises(UserError, match=r"homography .*H_1_2 is malformed: "):
-        hpatches.read_homography(path)
-
-
 def test_result_files_of_d2_nets_notebook(tmp_path):
     i_err, v_err = {t: 260 * t / 20 for t in range(1, 16)}, {t: 280 * t / 16 for t in range(1, 16)}
     content = np.array([i_err, v_err, [np.array(["i"]), np.array([5.0]), np.array([3.0])]], dtype=object)
@@ -274,7 +265,7 @@ def test_result_files_of_d2_nets_notebook(tmp_path):
         pickle.dump(print, file)
     for name, why in (("other", "no result of D2-Net's benchmark"), ("bad", "cannot be read"), ("evil", "asks for builtins.print")):
         with pytest.raises(UserError, match=why):
-            hpatches.read_cache(tmp_path / f"{name}.npy")
+            d2net.read_cache(tmp_path / f"{name}.npy")
 
 
 @pytest.mark.skipif(not DATA.is_dir(), reason=f"{DATA} is not there")
@@ -284,11 +275,3 @@ def test_rootsift_on_photographs(tmp_path):
         chosen = options(DATA / name, method="rootsift")
         found = homography.score(chosen, homography.predict(chosen, tmp_path / name))[0]
         assert found.values["MMA@3"] == pytest.approx(expected, abs=0.01)
-
-
-def test_only_all_540_pairs_are_called_hpatches():
-    pairs = [
-        hpatches.HomographyPair(f"{kind}_{n}", "1", str(k), np.eye(3)) for kind, count in (("i", 52), ("v", 56)) for n in range(count) for k in range(2, 7)
-    ]
-    assert hpatches.dataset_name(Path("/x/hp"), pairs) == "HPatches"
-    assert hpatches.dataset_name(Path("/x/hp"), pairs[1:]) == "hp (108 sequences)" and hpatches.dataset_name(Path("/x/hp"), pairs[5:]) == "hp (107 sequences)"

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from jaxdesc.evals import cameras, localisation, matched, registration, scenes
+from jaxdesc.datasets.cameras import Pose
+from jaxdesc.datasets.scenes import read_cameras
+from jaxdesc.evals import localisation, matched, registration, scenes
 from jaxdesc.store import colmap
 from jaxdesc.types import UserError
 from tests.evals import posed_scene
@@ -36,7 +38,7 @@ def read_poses(path):
 
 def test_exact_features_find_the_queries_and_half_a_pixel_shows(tmp_path):
     place = posed_scene.make()
-    posed_scene.write_cameras(tmp_path, place)
+    posed_scene.write_cameras(tmp_path, place.cameras)
     file = posed_scene.write_features(tmp_path / "f.h5", place, lost=("7.png",), shift={"5.png": 0.5})
     metric, relative = localisation.score(options(tmp_path, hold_out=2), file)
     assert (metric.protocol, relative.protocol) == ("localisation/colmap-pnp@12px", "localisation-extent/colmap-pnp@12px")
@@ -59,7 +61,7 @@ def test_exact_features_find_the_queries_and_half_a_pixel_shows(tmp_path):
     with pytest.raises(UserError, match=r"too few to hold out every 9-th"):
         localisation.score(options(tmp_path, hold_out=9), file)
     place.cameras["0.png"] = place.cameras["0.png"]._replace(width=720, height=480)
-    posed_scene.write_cameras(tmp_path, place)
+    posed_scene.write_cameras(tmp_path, place.cameras)
     with pytest.raises(UserError, match=r"the features of 0\.png belong to an image of 360 x 240 px, but its camera to one of 720 x 480"):
         localisation.score(options(tmp_path), file)
 
@@ -67,8 +69,8 @@ def test_exact_features_find_the_queries_and_half_a_pixel_shows(tmp_path):
 def test_a_scene_of_arbitrary_scale_tells_no_metres(tmp_path):
     place = posed_scene.make()
     known = {name: registration.pinhole(camera, 1) for name, camera in place.cameras.items()}
-    registration.write_model(tmp_path / "sparse", known, {name: registration.Pose(c.R, c.t) for name, c in place.cameras.items()})
-    read = cameras.read_scene(tmp_path)
+    registration.write_model(tmp_path / "sparse", known, {name: Pose(c.R, c.t) for name, c in place.cameras.items()})
+    read = read_cameras(tmp_path)
     assert set(read) == set(place.cameras)
     np.testing.assert_allclose(read["4.png"].K, posed_scene.K)
     (tmp_path / "pairs.txt").write_text("0.png 1.png\n2.png 0.png\n2.png 1.png\n4.png 0.png\n1.png 3.png\n3.png 7.png\n")
@@ -143,7 +145,7 @@ def aachen(folder, place, model=False):
     pairs = [(name_of[a], name_of[b]) for i, a in enumerate(days) for b in days[i + 1 :]] + [(name_of[d], name_of[q]) for d in days for q in sorted(night)]
     (folder / "image_pairs_to_match.txt").write_text("".join(f"{a} {b}\n" for a, b in pairs))
     if model:
-        poses = {name_of[d]: registration.Pose(place.cameras[d].R, place.cameras[d].t) for d in days}
+        poses = {name_of[d]: Pose(place.cameras[d].R, place.cameras[d].t) for d in days}
         registration.write_model(folder / "3D-models" / "v1_1", {name_of[d]: camera[d] for d in days}, poses)
     else:
         rows = []
@@ -210,21 +212,14 @@ def test_aachen_with_a_colmap_model_and_parts_missing(tmp_path):
         scenes.read(tmp_path, 5)
 
 
-@pytest.mark.parametrize("text", ["", "hello\n1\na 1 2\n", "NVM_V3\n\n2\na.png 300 1 0 0 0 0 0 0 0 0\n", "NVM_V3\n1\na.png 300 1 0 0 0 x 0 0 0 0\n"])
-def test_a_cut_nvm_is_one_sentence(tmp_path, text):
-    (tmp_path / "x.nvm").write_text(text)
-    with pytest.raises(UserError, match=r"x\.nvm is no VisualSFM model"):
-        scenes.read_nvm(tmp_path / "x.nvm")
-
-
 def test_names_of_a_submission_stay_apart():
-    pose = registration.Pose(np.eye(3), np.array([1.0, 2, 3]))
+    pose = Pose(np.eye(3), np.array([1.0, 2, 3]))
     assert scenes.pose_lines({"a/x.png": pose}) == "x.png 1 0 0 0 1 2 3\n"
     assert [line.split()[0] for line in scenes.pose_lines({"a/x.png": pose, "b/x.png": pose}).splitlines()] == ["a/x.png", "b/x.png"]
 
 
 def test_a_missing_pycolmap_is_one_sentence(tmp_path, monkeypatch):
-    posed_scene.write_cameras(tmp_path, posed_scene.make(count=3))
+    posed_scene.write_cameras(tmp_path, posed_scene.make(count=3).cameras)
     monkeypatch.setitem(sys.modules, "pycolmap", None)
     with pytest.raises(UserError, match=r"pip install jaxdesc\[colmap\]"):
         scenes.read(tmp_path, 5)

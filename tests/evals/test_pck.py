@@ -12,9 +12,8 @@ from PIL import Image
 from scipy.io import savemat
 
 from jaxdesc import config, figures
-from jaxdesc.data import semantic
-from jaxdesc.data.builders.semantic import split_by_images
-from jaxdesc.data.semantic import SemanticPair
+from jaxdesc.datasets import semantic
+from jaxdesc.datasets.semantic import SemanticPair, split_by_images
 from jaxdesc.evals import pck, transfers
 from jaxdesc.evals.pck import RULES
 from jaxdesc.predict import predictor
@@ -261,18 +260,6 @@ def test_a_checkpoint_scores_the_same_in_training_and_here(tmp_path):
     theirs = [found.values[f"PCK@{alpha:g}"] for alpha in pck.REPORTED]
     assert [scores[f"pck@{alpha:g}"] for alpha in pck.REPORTED] == pytest.approx(theirs, abs=1e-6)
     assert 0 < theirs[0] < theirs[-1] < 1
-
-
-def test_willow_list(tmp_path):
-    numbers = np.random.default_rng(3).uniform(0, 50, (4, 10)).round(2)
-    for k in (1, 2):
-        image(tmp_path / "WILLOW" / f"{k}.png", (60, 60))
-    head = "imA,imB," + ",".join(f"{c}{k}" for c in ("XA", "YA", "XB", "YB") for k in range(10))
-    (tmp_path / "test_pairs_willow.csv").write_text(f"{head}\nPF-dataset/WILLOW/1.png,PF-dataset/WILLOW/2.png," + ",".join(map(str, numbers.ravel())) + "\n")
-    (found,) = semantic.read("pf-willow", tmp_path, None, "test")
-    assert (found.source, found.target, found.category) == ("WILLOW/1.png", "WILLOW/2.png", "WILLOW")
-    np.testing.assert_array_equal(found.xy_source, numbers[:2].T)
-    np.testing.assert_array_equal(found.xy_target, numbers[2:].T)
 
 
 def test_pascal_list_with_padding_and_boxes(tmp_path):

@@ -1,19 +1,18 @@
-"""Relative pose: known cameras and points, oracles by other formulas, degenerate scenes, and every list that pairs come in."""
+"""Relative pose: known cameras and points, oracles by other formulas, degenerate scenes."""
 
-import json
-import pickle
 import sys
 
 import cv2
 import numpy as np
 import pytest
 
-from jaxdesc.evals import cameras, pickles, pose_pairs, relative_pose, result, two_view
+from jaxdesc.datasets.cameras import bare, rotation_angle_deg
+from jaxdesc.evals import relative_pose, result, two_view
 from jaxdesc.evals.relative_pose import at_long_side
 from jaxdesc.store import features as feature_files
 from jaxdesc.store import matches as match_files
-from jaxdesc.store.colmap import Posed
 from jaxdesc.types import UserError
+from tests.evals.posed_scene import write_cameras
 
 K0 = np.array([[300.0, 0, 180.3], [0, 310.0, 120.7], [0, 0, 1]])
 K1 = np.array([[420.0, 0, 200.1], [0, 400.0, 149.2], [0, 0, 1]])
@@ -43,25 +42,13 @@ def test_angles_against_quaternions_and_arccos():
         axis = rng.normal(size=3)
         R = rotation(*rng.normal(size=3))
         turned = R @ rotation(*(axis / np.linalg.norm(axis) * angle))
-        assert cameras.rotation_angle_deg(R, turned) == pytest.approx(np.degrees(angle), abs=1e-6)
+        assert rotation_angle_deg(R, turned) == pytest.approx(np.degrees(angle), abs=1e-6)
     a, b = rng.normal(size=(2, 3))
     exact = np.degrees(np.arccos(a @ b / np.linalg.norm(a) / np.linalg.norm(b)))
-    assert cameras.direction_angle_deg(a, b) == pytest.approx(min(exact, 180 - exact)) == pytest.approx(cameras.direction_angle_deg(-7 * a, b))
-    assert cameras.direction_angle_deg(a, np.zeros(3)) == 0 and cameras.direction_angle_deg(np.zeros(3), b) == 90
+    assert two_view.direction_angle_deg(a, b) == pytest.approx(min(exact, 180 - exact)) == pytest.approx(two_view.direction_angle_deg(-7 * a, b))
+    assert two_view.direction_angle_deg(a, np.zeros(3)) == 0 and two_view.direction_angle_deg(np.zeros(3), b) == 90
     assert two_view.pose_error(None, R, a) == (np.inf, np.inf)
     assert two_view.PoseError(*two_view.pose_error((R, -a), R, a)) == pytest.approx((0, 0), abs=1e-9)
-
-
-def test_relative_pose_centre_and_extent():
-    rng = np.random.default_rng(1)
-    one, two = (Posed(K0, rotation(*rng.normal(size=3)), rng.normal(size=3), 9, 9) for _ in range(2))
-    X = rng.normal(size=3)
-    R, t = cameras.relative(one, two)
-    np.testing.assert_allclose(R @ (one.R @ X + one.t) + t, two.R @ X + two.t)
-    centres = cameras.centre(np.stack([one.R, two.R]), np.stack([one.t, two.t]))
-    np.testing.assert_allclose(one.R @ centres[0] + one.t, 0, atol=1e-12)
-    far = Posed(K0, np.eye(3), -centres[0] - [0, 0, 100], 9, 9)
-    assert cameras.extent([one, two, far]) == pytest.approx(max(100, np.linalg.norm(centres[1] - centres[0] - [0, 0, 100])))
 
 
 def auc_oracle(errors, threshold):
@@ -152,148 +139,6 @@ def test_a_missing_poselib_is_one_sentence(monkeypatch):
         two_view.estimator("poselib", 1.0)
 
 
-# ---- lists of pairs
-
-
-def write_cameras(folder, posed):
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "cameras.json").write_text(json.dumps({name: {k: np.asarray(v).tolist() for k, v in camera._asdict().items()} for name, camera in posed.items()}))
-
-
-def three_cameras(rng):
-    return {name: Posed(K0, rotation(*rng.normal(0, 0.2, 3)), rng.normal(size=3), 400, 300) for name in ("c.png", "a.png", "b.png")}
-
-
-def test_pairs_of_a_folder(tmp_path):
-    posed = three_cameras(np.random.default_rng(6))
-    write_cameras(tmp_path, posed)
-    pairs = pose_pairs.read_pose_pairs(tmp_path)
-    assert [pair[:2] for pair in pairs] == [("a.png", "b.png"), ("a.png", "c.png"), ("b.png", "c.png")]
-    np.testing.assert_allclose(pairs[1].R, posed["c.png"].R @ posed["a.png"].R.T)
-    (tmp_path / "pairs.txt").write_text("c.png a.png\n")
-    (pair,) = pose_pairs.read_pose_pairs(tmp_path)
-    assert pair[:2] == ("c.png", "a.png")
-    np.testing.assert_allclose(pair.t, cameras.relative(posed["c.png"], posed["a.png"])[1])
-
-
-def test_superglue_lists(tmp_path):
-    T = np.eye(4)
-    T[:3, :3], T[:3, 3] = rotation(0.2, 0.1, 0), [1, 2, 3]
-    path = tmp_path / "pairs.txt"
-    numbers = [*K0.ravel(), *K1.ravel(), *T.ravel()]
-    line = " ".join(["x/a.jpg", "x/b.jpg", "1", "0", *(f"{v:.9f}" for v in numbers)])
-    path.write_text(f"\n# a note\n{line}\n")
-    (pair,) = pose_pairs.read_pose_pairs(path)
-    assert pair[:2] == ("x/a.jpg", "x/b.jpg")
-    for got, expected in zip(pair[2:6], (K0, K1, T[:3, :3], T[:3, 3]), strict=True):
-        np.testing.assert_allclose(got, expected, atol=1e-8)
-    for text, message in (
-        ("a.jpg b.jpg\n", "line 1: 38 fields are expected"),
-        (line.replace("310.", "x310."), "must be numbers"),
-        (line.replace("300.", "-300.", 1), "K must be"),
-        (line.replace(f"{T[0, 0]:.9f}", "2.0"), "R must be a rotation"),
-        ("# nothing\n", "holds no pair"),
-    ):
-        path.write_text(text)
-        with pytest.raises(UserError, match=message):
-            pose_pairs.read_pose_pairs(path)
-
-
-def megadepth(rng):
-    poses = np.empty(3, object)
-    for i in (0, 2):
-        poses[i] = np.eye(4)
-        poses[i][:3, :3], poses[i][:3, 3] = rotation(*rng.normal(size=3)), rng.normal(size=3)
-    return {
-        "image_paths": np.array(["a.jpg", None, "c.jpg"], object),
-        "depth_paths": np.array(["a.h5", None, "c.h5"], object),
-        "intrinsics": np.array([K0, None, K1], object),
-        "poses": poses,
-        "pair_infos": [((2, 0), np.float64(0.3), np.arange(6).reshape(3, 2))],
-    }
-
-
-@pytest.mark.parametrize("form", ["pickle", "npz"])
-def test_megadepth_1500(tmp_path, form):
-    content = megadepth(np.random.default_rng(7))
-    path = tmp_path / "0015_0.1_0.3.npz"
-    if form == "pickle":
-        path.write_bytes(pickle.dumps(content, protocol=2))
-    else:
-        infos = np.empty(1, object)
-        infos[0] = content["pair_infos"][0]
-        np.savez(path, **{**content, "pair_infos": infos})
-    (pair,) = pose_pairs.read_pose_pairs(tmp_path if form == "npz" else path)
-    assert pair[:2] == ("c.jpg", "a.jpg")
-    T0, T1 = content["poses"][2], content["poses"][0]
-    X = np.array([0.3, -0.2, 5, 1])
-    np.testing.assert_allclose(pair.R @ (T0 @ X)[:3] + pair.t, (T1 @ X)[:3])
-    np.testing.assert_array_equal(pair.K0, K1)
-
-
-def test_scannet_1500(tmp_path):
-    rng = np.random.default_rng(8)
-    T = np.column_stack([rotation(*rng.normal(size=3)), rng.normal(size=3)]).astype(np.float32)
-    np.savez(tmp_path / "test.npz", name=np.array([[707, 0, 15, 585]], np.uint16), rel_pose=T.reshape(1, 12))
-    np.savez(tmp_path / "intrinsics.npz", scene0707_00=K0)
-    (pair,) = pose_pairs.read_pose_pairs(tmp_path / "test.npz")
-    assert pair[:2] == ("scene0707_00/color/15.jpg", "scene0707_00/color/585.jpg")
-    np.testing.assert_array_equal(np.column_stack([pair.R, pair.t]), T)
-    np.savez(tmp_path / "intrinsics.npz", scene0001_00=K0)
-    with pytest.raises(UserError, match="no calibration of scene0707_00"):
-        pose_pairs.read_pose_pairs(tmp_path / "test.npz")
-    np.savez(tmp_path / "test.npz", other=K0)
-    with pytest.raises(UserError, match="not an index of MegaDepth-1500"):
-        pose_pairs.read_pose_pairs(tmp_path / "test.npz")
-
-
-class Evil:
-    def __reduce__(self):
-        return print, ("this must not run",)
-
-
-def test_pickles_run_nothing(tmp_path, capsys):
-    path = tmp_path / "x.npz"
-    for content in (Evil(), {"image_paths": [Evil()]}):
-        path.write_bytes(pickle.dumps(content))
-        with pytest.raises(UserError, match=r"asks for builtins\.print"):
-            pickles.load(path)
-    np.savez(path, poses=np.array([Evil()], object))
-    with pytest.raises(UserError, match=r"asks for builtins\.print"):
-        pickles.load(path)
-    assert "must not run" not in capsys.readouterr().out
-    path.write_bytes(pickle.dumps(megadepth(np.random.default_rng(0)))[:200])
-    with pytest.raises(UserError, match="damaged"):
-        pickles.load(path)
-    with pytest.raises(UserError, match="No such file"):
-        pickles.load(tmp_path / "none")
-    for protocol in (0, 2, 5):
-        rows = np.arange(6.0).reshape(2, 3)
-        path.write_bytes(pickle.dumps({"a": rows, "b": [np.float32(2), b"x", "y", None, (1, True)]}, protocol=protocol))
-        got = pickles.load(path)
-        np.testing.assert_array_equal(got["a"], rows)
-        assert got["b"] == [2, b"x", "y", None, (1, True)]
-    fortran = np.asfortranarray(np.arange(6, dtype=np.int16).reshape(2, 3))
-    np.save(tmp_path / "f.npy", fortran)
-    np.testing.assert_array_equal(pickles.load(tmp_path / "f.npy"), fortran)
-
-
-def test_cameras_that_cannot_be_read(tmp_path):
-    with pytest.raises(UserError, match="holds no known cameras"):
-        cameras.read_scene(tmp_path)
-    good = {"K": K0.tolist(), "R": np.eye(3).tolist(), "t": [0, 0, 0], "width": 40, "height": 30}
-    path = tmp_path / "cameras.json"
-    for content, message in (
-        ("{", "does not give a K"),
-        ({"a": {k: v for k, v in good.items() if k != "t"}}, "no field 't'"),
-        ({"a": {**good, "R": np.diag([1, 1, -1]).tolist()}}, "not a rotation"),
-        ({"a": {**good, "K": [[300, 1, 20], [0, 300, 15], [0, 0, 1]]}}, r"a: K must be \[\[fx, 0, cx\]"),
-    ):
-        path.write_text(content if isinstance(content, str) else json.dumps(content))
-        with pytest.raises(UserError, match=message):
-            cameras.read_scene(tmp_path)
-
-
 # ---- the protocol
 
 
@@ -307,7 +152,10 @@ def projected_scene(folder, seed=9, count=120):
     points = np.column_stack([rng.uniform(-2, 2, count), rng.uniform(-1.5, 1.5, count), rng.uniform(4, 9, count)])
     descriptors = rng.normal(size=(count, 16))
     descriptors /= np.linalg.norm(descriptors, axis=1, keepdims=True)
-    posed = {f"{c}.png": Posed(K0, rotation(*rng.normal(0, 0.15, 3)), np.array([0.8 * i, rng.normal(), 0.3]), 400, 300) for i, c in enumerate("abc")}
+    posed = {}
+    for i, c in enumerate("abc"):
+        R, t = rotation(*rng.normal(0, 0.15, 3)), np.array([0.8 * i, rng.normal(), 0.3])
+        posed[f"{c}.png"] = bare(400, 300, K0, R, t, c)
     write_cameras(folder, posed)
     orders = {}
     for name, camera in posed.items():

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxdesc.evals import cameras, cloud, sfm
+from jaxdesc.datasets import cameras
+from jaxdesc.evals import cloud, sfm
 from jaxdesc.store import features as feature_files
 from jaxdesc.types import UserError
 from tests.evals import posed_scene
@@ -22,7 +23,7 @@ def test_a_known_place_comes_out_whole(tmp_path):
     place = posed_scene.make()
     (tmp_path / "images").mkdir()
     posed_scene.write_images(tmp_path / "images", place.cameras)
-    posed_scene.write_cameras(tmp_path, place)
+    posed_scene.write_cameras(tmp_path, place.cameras)
     file = posed_scene.write_features(tmp_path / "f.h5", place, blank=("7.png",))
     out = tmp_path / "out"
     (found,) = sfm.score(options(tmp_path, out), file)
@@ -60,7 +61,7 @@ def test_a_known_place_comes_out_whole(tmp_path):
 def test_nothing_comes_out_of_noise(tmp_path):
     place = posed_scene.make(count=40, names=("0.png", "1.png", "2.png"))
     posed_scene.write_images(tmp_path, place.cameras)
-    posed_scene.write_cameras(tmp_path, place)
+    posed_scene.write_cameras(tmp_path, place.cameras)
     (tmp_path / "pairs.txt").write_text("0.png 1.png\n")
     file = posed_scene.write_features(tmp_path / "f.h5", place, lost=place.cameras)
     (found,) = sfm.score(options(tmp_path, tmp_path / "out", cameras="guessed"), file)
@@ -76,7 +77,7 @@ def test_what_is_missing_is_said(tmp_path):
     with pytest.raises(UserError, match="holds no known cameras"):
         sfm.score(options(tmp_path, cameras="known"), file)
     place.cameras.pop("1.png")
-    posed_scene.write_cameras(tmp_path, place)
+    posed_scene.write_cameras(tmp_path, place.cameras)
     with pytest.raises(UserError, match=r"knows no camera of 1 of the 2 images, such as 1\.png: take --cameras guessed"):
         sfm.score(options(tmp_path), file)
     posed_scene.write_images(tmp_path, ["new.png"])

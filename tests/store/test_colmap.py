@@ -8,7 +8,9 @@ import cv2
 import numpy as np
 import pytest
 
-from jaxdesc.store import colmap, pairs
+from jaxdesc.datasets.pairs import exhaustive_pairs
+from jaxdesc.datasets.scenes import read_cameras, read_pairs
+from jaxdesc.store import colmap
 from jaxdesc.types import UserError
 
 pycolmap = pytest.importorskip("pycolmap")
@@ -39,7 +41,7 @@ def synthetic(tmp_path, shift):
     model.write(folder)
     names = list(keypoints)
     rows = np.column_stack([np.arange(60)] * 2)
-    return folder, keypoints, dict.fromkeys(pairs.exhaustive_pairs(names), rows), poses, ours
+    return folder, keypoints, dict.fromkeys(exhaustive_pairs(names), rows), poses, ours
 
 
 def triangulated(tmp_path, shift):
@@ -92,20 +94,6 @@ def test_cameras_of_a_model_are_shared(tmp_path):
     assert {camera.camera_id for camera in cameras.values()} == {7}, "the caller's cameras are left alone"
 
 
-def test_read_model_is_in_our_convention(tmp_path):
-    folder, keypoints, _, poses, K = synthetic(tmp_path, 0.0)
-    model = colmap.read_model(folder)
-    assert set(model) == set(poses)
-    for name, posed in model.items():
-        np.testing.assert_allclose(posed.K, K)
-        np.testing.assert_allclose(posed.R, poses[name][0], atol=1e-12)
-        np.testing.assert_allclose(posed.t, poses[name][1], atol=1e-12)
-        assert (posed.width, posed.height) == (401, 303)
-    points = np.random.default_rng(0).uniform(-1, 1, (60, 3))
-    xyz = (points @ posed.R.T + posed.t) @ posed.K.T
-    np.testing.assert_allclose(xyz[:, :2] / xyz[:, 2:], keypoints[name], atol=1e-4)
-
-
 def test_refusals(tmp_path, monkeypatch):
     folder, keypoints, matches, _, _ = synthetic(tmp_path, 0.0)
     cameras = colmap.model_cameras(folder)
@@ -121,26 +109,20 @@ def test_refusals(tmp_path, monkeypatch):
         colmap.write_database(database, cameras, keypoints, matches)
     colmap.write_database(database, cameras, keypoints, matches, overwrite=True)
     with pytest.raises(UserError, match="holds no COLMAP model"):
-        colmap.read_model(tmp_path / "nowhere")
+        colmap.load_model(tmp_path / "nowhere")
     colmap.write_database(tmp_path / "strange.db", {"x": (30, 20)}, {"x": np.zeros((1, 2))}, {})
     with pytest.raises(UserError, match="knows none of the images"):
         colmap.triangulate(tmp_path / "strange.db", folder, tmp_path, tmp_path / "out")
     with pytest.raises(UserError, match="was good enough to begin a reconstruction"):
         colmap.mapping(tmp_path / "strange.db", tmp_path, tmp_path / "out")
-    model = pycolmap.Reconstruction(folder)
-    model.cameras[7].model = pycolmap.CameraModelId.SIMPLE_RADIAL
-    model.cameras[7].params = [350, 200, 150, 0.1]
-    model.write(folder)
-    with pytest.raises(UserError, match=r"SIMPLE_RADIAL, but PINHOLE is needed: undistort"):
-        colmap.read_model(folder)
     monkeypatch.setitem(sys.modules, "pycolmap", None)
     with pytest.raises(UserError, match=r"pip install jaxdesc\[colmap\]"):
-        colmap.read_model(folder)
+        colmap.model_cameras(folder)
 
 
 @pytest.mark.skipif(not SCENE.exists(), reason=f"{SCENE} is not there")
 def test_a_real_scene_is_mapped_as_it_was(tmp_path):
-    reference = colmap.read_model(SCENE / "sparse")
+    reference = read_cameras(SCENE)
     names = sorted(reference)[:8]
     sift = cv2.SIFT_create(1200)
     keypoints, descriptors = {}, {}
@@ -148,7 +130,7 @@ def test_a_real_scene_is_mapped_as_it_was(tmp_path):
         found, rows = sift.detectAndCompute(cv2.imread(str(SCENE / "images" / name), cv2.IMREAD_GRAYSCALE), None)
         keypoints[name] = np.array([k.pt for k in found], np.float32)
         descriptors[name] = np.sqrt(rows / rows.sum(1, keepdims=True))
-    listed, _ = pairs.read_pairs(SCENE / "pairs.txt", reference.__contains__)
+    listed, _ = read_pairs(SCENE, reference)
     matches = {}
     for a, b in listed:
         if a in names and b in names:

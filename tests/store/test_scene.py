@@ -9,7 +9,8 @@ import h5py
 import numpy as np
 import pytest
 
-from jaxdesc.store import colmap, matches, pairs
+from jaxdesc.datasets.scenes import read_cameras, read_pairs
+from jaxdesc.store import colmap, matches
 
 pytest.importorskip("pycolmap")
 SCENE = Path(__file__).parents[3] / "shared" / "data" / "scenes" / "stone_sign"
@@ -17,7 +18,7 @@ SCENE = Path(__file__).parents[3] / "shared" / "data" / "scenes" / "stone_sign"
 
 @pytest.mark.skipif(not SCENE.exists(), reason=f"{SCENE} is not there")
 def test_a_real_scene_is_mapped_from_pump_features(tmp_path, monkeypatch):
-    reference = colmap.read_model(SCENE / "sparse")
+    reference = read_cameras(SCENE)
     names = sorted(reference)[:5]
     images = tmp_path / "images"
     images.mkdir()
@@ -29,7 +30,7 @@ def test_a_real_scene_is_mapped_from_pump_features(tmp_path, monkeypatch):
     with h5py.File(features) as file:  # by the names that hloc looks for
         keypoints = {name: file[name]["keypoints"][()] for name in names}
         descriptors = {name: file[name]["descriptors"][()].T.astype(np.float32) for name in names}
-    listed = [pair for pair in pairs.read_pairs(SCENE / "pairs.txt", reference.__contains__)[0] if set(pair) <= set(names)]
+    listed = [pair for pair in read_pairs(SCENE, reference)[0] if set(pair) <= set(names)]
     for a, b in listed:
         similarity = descriptors[a] @ descriptors[b].T
         best = similarity.argmax(1)

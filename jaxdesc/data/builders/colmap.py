@@ -1,10 +1,6 @@
-"""Posed images: a folder with `images/` and the cameras of a reconstruction, or a folder of such folders.
+"""Posed images: a scene as `jaxdesc.datasets.scenes` reads it, or a folder of such folders.
 
-<folder>/images/<name>
-<folder>/sparse/{cameras,images,points3D}.{bin,txt}   a COLMAP model of pinhole cameras (or sparse/0/), or
-<folder>/cameras.json                                 {name: {"K", "R", "t", "width", "height"}}, see `jaxdesc.data.cameras`
-<folder>/pairs.txt                                    optional: name1 name2 on each line; else all pairs that see MIN_COMMON points in common,
-                                                      or, without points, all that look towards a common part
+Without `pairs.txt` all pairs are taken that see MIN_COMMON points in common, or, without points, all that look towards a common part.
 """
 
 import functools
@@ -16,16 +12,17 @@ from pathlib import Path
 import numpy as np
 from scipy import sparse
 
-from jaxdesc.data import cameras
 from jaxdesc.data.builders import base, pairs, posed
-from jaxdesc.data.cameras import Camera, Model
+from jaxdesc.datasets import scenes
+from jaxdesc.datasets.cameras import Camera, Model
+from jaxdesc.datasets.colmap import files_of
+from jaxdesc.datasets.folders import find_images
+from jaxdesc.datasets.pairs import read_listing
 from jaxdesc.errors import UserError
 
 MIN_COMMON = (
     30  # points that two views of a pair must see, where no list says which belong together
 )
-MODEL_FOLDERS = ("sparse", "sparse/0", "sparse-txt")
-IMAGE_FOLDERS = ("images", "imgs")
 
 
 def open_posed(path: str, max_side_px: int, cache: str) -> posed.PosedSet:
@@ -42,8 +39,8 @@ def folder(path: str, max_side_px: int) -> base.Source:
     root = pairs.existing_folder(path)
     folders = (
         [root]
-        if is_scene(root)
-        else sorted(folder for folder in root.iterdir() if folder.is_dir() and is_scene(folder))
+        if scenes.camera_file(root)
+        else sorted(folder for folder in root.iterdir() if folder.is_dir() and scenes.is_scene(folder))
     )
     if not folders:
         raise UserError(
@@ -55,44 +52,28 @@ def folder(path: str, max_side_px: int) -> base.Source:
 posed.SOURCES["colmap"] = folder
 
 
-def is_scene(folder: Path) -> bool:
-    return image_folder(folder) is not None and (
-        model_folder(folder) is not None or (folder / "cameras.json").is_file()
-    )
-
-
-def image_folder(folder: Path) -> Path | None:
-    return next((folder / name for name in IMAGE_FOLDERS if (folder / name).is_dir()), None)
-
-
-def model_folder(folder: Path) -> Path | None:
-    return next(
-        (folder / name for name in MODEL_FOLDERS if cameras.has_colmap(folder / name)), None
-    )
-
-
 def source_of(
     root: Path, folders: list[Path], max_side_px: int, card: base.Card, partial: bool
 ) -> base.Source:
     """Several scene folders below `root`; `partial`: images that a model lists may be missing."""
     files = {}
     for folder in folders:
-        model = model_folder(folder)
-        own = (cameras.colmap_files(model) if model else [folder / "cameras.json"]) + [
-            file for file in [folder / "pairs.txt"] if file.is_file()
-        ]
-        own += sorted(file for file in image_folder(folder).rglob("*") if file.is_file())
+        known, images = scenes.camera_file(folder), scenes.image_folder(folder)
+        own = [known] if known.is_file() else files_of(known)
+        own += [file for file in [folder / "pairs.txt"] if file.is_file()]
+        if images == folder:
+            own += [folder / name for name in find_images(folder)]
+        else:
+            own += sorted(file for file in images.rglob("*") if file.is_file())
         files |= {file.relative_to(root).as_posix(): file for file in own}
-    scenes = [functools.partial(read_scene, root, folder, partial) for folder in folders]
-    return posed.source_of(root.resolve().name, scenes, files, str(root), max_side_px, card)
+    readers = [functools.partial(read_scene, root, folder, partial) for folder in folders]
+    return posed.source_of(root.resolve().name, readers, files, str(root), max_side_px, card)
 
 
 def read_scene(root: Path, folder: Path, partial: bool) -> posed.Scene:
     """One folder; its images are named relative to `root`."""
-    model, images = model_folder(folder), image_folder(folder)
-    where = model or folder / "cameras.json"
-    content = cameras.read_colmap(model) if model else cameras.read_json(where)
-    return scene_of(root, content, images, folder / "pairs.txt", where, partial)
+    model, images = scenes.read_model(folder), scenes.image_folder(folder)
+    return scene_of(root, model, images, folder / "pairs.txt", scenes.camera_file(folder), partial)
 
 
 def scene_of(
@@ -117,7 +98,7 @@ def scene_of(
         )
     dropped: Counter = Counter()
     if list_file.is_file():
-        listing = pairs.read_listing(root, list_file, images, images)
+        listing = read_listing(root, list_file, images, images)
         named = [tuple(Path(name).as_posix() for name in pair) for pair in listing.pairs]
         chosen = [pair for pair in named if all(name in seen for name in pair)]
         dropped = Counter(listing.dropped) + Counter(

@@ -5,10 +5,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-import skimage.data
 
 from jaxdesc.data.builders import base, pairs, photos, posed
-from jaxdesc.data.cameras import Camera, calibration
+from jaxdesc.datasets.cameras import Camera, calibration
+from jaxdesc.datasets.embedded import BASELINE, CENTRE_PX, DISPARITY, FOCAL_PX, OFFSET_PX, PAIR
+from jaxdesc.datasets.embedded import disparity as read_disparity
+from jaxdesc.datasets.embedded import files as files_of
 from jaxdesc.errors import UserError
 from jaxdesc.images import read_rgb
 from jaxdesc.matching.keypoints import sift
@@ -26,16 +28,6 @@ TRAIN = (
     *("ihc.png", "moon.png", "motorcycle_left.png", "retina.jpg"),
 )
 VALIDATION = ("chelsea.png", "coffee.png", "rocket.jpg")
-PAIR = (
-    "motorcycle_left.png",
-    "motorcycle_right.png",
-)  # aligned like any other pair; the known disparity is not used
-
-# The pair's calibration at this size (Scharstein et al., GCPR 2014; as scikit-image's stereo_motorcycle gives it): focal length, principal point of the left
-# image, how much further right that of the right image is, all in pixels; baseline in metres.
-FOCAL_PX, CENTRE_PX, OFFSET_PX, BASELINE = 994.978, (311.193, 254.877), 31.086, 0.193001
-DISPARITY = "motorcycle_disp.npz"  # left x - right x for each pixel of the left image, pixels; not finite where unknown
-
 
 CARD = base.Card(
     about="Photographs inside scikit-image's wheel, which a user has installed: no download.",
@@ -112,8 +104,7 @@ def _motorcycle(files: Mapping[str, Path]) -> posed.Scene:
         cameras[name] = Camera(
             width, height, K, np.eye(3), np.array([-i * BASELINE, 0, 0]), xy, np.arange(len(xy))
         )
-    with np.load(files[DISPARITY]) as stored:
-        disparity = stored["arr_0"].astype(np.float64)
+    disparity = read_disparity()
     finite = np.isfinite(disparity)
     depth = posed.far_depth(FOCAL_PX * BASELINE / (disparity[finite] + OFFSET_PX))
 
@@ -162,5 +153,4 @@ def _files(path: str, names: tuple[str, ...]) -> dict[str, Path]:
         raise UserError(
             f"The source embedded:{path} is no folder: write embedded alone, or photos:{path} or pairs:{path} for your own images."
         )
-    folder = Path(skimage.data.__file__).parent
-    return {name: folder / name for name in names}
+    return files_of(names)

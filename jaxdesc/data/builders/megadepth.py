@@ -10,8 +10,9 @@ Source: Li and Snavely, CVPR 2018; CAPS, section 4.
 import functools
 from pathlib import Path
 
-from jaxdesc.data import cameras
 from jaxdesc.data.builders import base, colmap, pairs, posed
+from jaxdesc.datasets.cameras import read_img_cam
+from jaxdesc.datasets.scenes import is_scene
 from jaxdesc.errors import UserError
 
 CARD = base.Card(
@@ -45,7 +46,7 @@ def folder(path: str, max_side_px: int) -> base.Source:
         folder
         for pattern in ("*", "*/dense*")
         for folder in root.glob(pattern)
-        if folder.is_dir() and colmap.is_scene(folder)
+        if folder.is_dir() and is_scene(folder)
     )
     if not folders:
         raise UserError(
@@ -76,7 +77,7 @@ def _read_aligned(root: Path, folder: Path) -> posed.Scene:
     file = folder / "img_cam.txt"
     return colmap.scene_of(
         root,
-        cameras.read_img_cam(file),
+        read_img_cam(file),
         folder / "images",
         folder / "pairs.txt",
         file,

@@ -1,7 +1,5 @@
-"""Pairs of photographs of one place, unlabelled: a folder with `pairs.txt`.
+"""Pairs of photographs of one place, unlabelled: a folder with `pairs.txt`, see `jaxdesc.datasets.pairs`.
 
-    <folder>/pairs.txt                  name1 name2 on each line; blank lines and lines that start with # are passed over
-    <folder>/images/<name> or <folder>/<name>
     <folder>/corres/<stem1>_<stem2>.npy optional: (N, 4) rows [x1, y1, x2, y2] or (N, 6+)
         rows [x1, y1, x2, y2, score, code] in pixels of the original, upright images
 
@@ -23,21 +21,13 @@ import tensorflow_datasets as tfds
 
 from jaxdesc.data import align
 from jaxdesc.data.builders import base
+from jaxdesc.datasets.pairs import Listing, read_folder
 from jaxdesc.errors import UserError
 from jaxdesc.images import fit, rescale
 from jaxdesc.ops.matching import decode_pose
 
 FEATURES_KEPT = 2000  # images whose SIFT features stay in memory (0.2 MB each)
 MAX_CODE = 128  # 8 rint(2 log2 scale): no image shows another 256 times as large
-
-
-class Listing(NamedTuple):
-    """What a folder says: images, and which of them show one place."""
-
-    label: str
-    files: dict[str, Path]  # name -> image file
-    pairs: dict[tuple[str, str], Path | None]  # two names -> file of correspondences, or None
-    dropped: Mapping[str, int]  # why -> lines of the list
 
 
 class PairSet(NamedTuple):
@@ -156,28 +146,7 @@ def folder(path: str, max_side_px: int) -> base.Source:
       UserError: if the folder or `pairs.txt` is missing, or a line is not two names of existing images.
     """
     root = existing_folder(path)
-    folders = (
-        [root]
-        if (root / "pairs.txt").is_file()
-        else sorted(f.parent for f in root.glob("*/pairs.txt"))
-    )
-    if not folders:
-        raise UserError(
-            f"{root} has no pairs.txt (two image names on each line), nor has any folder in it."
-        )
-    listings = [
-        read_listing(
-            root, f / "pairs.txt", f / "images" if (f / "images").is_dir() else f, f / "corres"
-        )
-        for f in folders
-    ]
-    merged = Listing(
-        label=root.resolve().name,
-        files={name: file for listing in listings for name, file in listing.files.items()},
-        pairs={pair: file for listing in listings for pair, file in listing.pairs.items()},
-        dropped=sum((Counter(listing.dropped) for listing in listings), Counter()),
-    )
-    return source_of(merged, str(root), max_side_px, base.own_files(root))
+    return source_of(read_folder(root), str(root), max_side_px, base.own_files(root))
 
 
 SOURCES["pairs"] = folder
@@ -205,53 +174,6 @@ def existing_folder(path: str) -> Path:
             f"{root} is a file, not a folder." if root.exists() else f"There is no folder {root}."
         )
     return root
-
-
-def read_listing(
-    root: Path,
-    list_file: Path,
-    images: Path,
-    corres: Path,
-    locate: Callable[[Path, str], Path] = Path.joinpath,
-) -> Listing:
-    """What `list_file` lists: images at `locate(images, name)`, named relative to `root`; a pair listed twice in any order, or with itself, is dropped.
-
-    Raises:
-      UserError: naming the line that is not two names of existing images.
-    """
-    try:
-        lines = list_file.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"{list_file} cannot be read as a text file in UTF-8: {getattr(error, 'strerror', None) or error}."
-        ) from error
-    files, pairs, dropped = {}, {}, Counter()
-    for number, line in enumerate(lines, start=1):
-        words = line.split()
-        if not words or words[0].startswith("#"):
-            continue
-        if len(words) != 2:
-            raise UserError(
-                f"{list_file}, line {number}, has {len(words)} words where two image names belong; names with blanks cannot be listed."
-            )
-        located = [locate(images, word) for word in words]
-        name1, name2 = names = tuple(os.path.relpath(file, root) for file in located)
-        for name, file in zip(names, located, strict=True):
-            if name not in files and not file.is_file():
-                raise UserError(
-                    f"{list_file}, line {number}, names an image that does not exist: {file}."
-                )
-            files[name] = file
-        if name1 == name2:
-            dropped["of an image with itself"] += 1
-        elif names in pairs or (name2, name1) in pairs:
-            dropped["listed twice"] += 1
-        else:
-            file = corres / f"{Path(words[0]).stem}_{Path(words[1]).stem}.npy"
-            pairs[names] = file if file.is_file() else None
-    if not pairs:
-        raise UserError(f"{list_file} lists no pair of two different images.")
-    return Listing(list_file.parent.name, files, pairs, dropped)
 
 
 def without_codes(xy12: np.ndarray) -> Correspondences:

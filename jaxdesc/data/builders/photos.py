@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxdesc.data.builders import base
-from jaxdesc.data.images import find_images
+from jaxdesc.datasets.folders import find_images
 
 VALIDATION_SHARE, MAX_VALIDATION = 0.05, 32
 

@@ -20,8 +20,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from jaxdesc.data.builders import base
-from jaxdesc.data.cameras import Camera
 from jaxdesc.data.posed_draw import depth_range, seen_within
+from jaxdesc.datasets.cameras import Camera
 from jaxdesc.errors import UserError
 from jaxdesc.images import fit, rescale
 from jaxdesc.matching.keypoints import SIFT_VERSION, sift

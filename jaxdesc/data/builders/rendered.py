@@ -19,8 +19,8 @@ from scipy.spatial.transform import Rotation
 
 from jaxdesc.data import render
 from jaxdesc.data.builders import base, embedded, posed
-from jaxdesc.data.cameras import Camera, calibration
-from jaxdesc.data.images import find_images
+from jaxdesc.datasets.cameras import Camera, calibration
+from jaxdesc.datasets.folders import find_images
 from jaxdesc.errors import UserError
 from jaxdesc.images import UnreadableImage, read_rgb
 from jaxdesc.matching.keypoints import sift

@@ -1,16 +1,10 @@
 """Pairs with common keypoints: data sets of objects of one category, any folder of images with keypoint files, and photographs that are to be warped.
 
-Data sets are read by `jaxdesc.data.semantic` and stored as two aligned datasets: photographs, and pairs of them with the keypoints that both have and with
-masks of their objects, where there are any. A folder of images with masks needs no keypoints:
-
-    <folder>/pairs.txt                          name1 name2 on each line, see `builders.pairs`; every pair is used in both directions
-    <folder>/images/<name> or <folder>/<name>   names may have folders, categories
-    <folder>/masks/<name>.png                   <name> without its suffix; one number a pixel, 0 where the object is not
-    <name>.txt                                  optional, beside an image: rows "x y", row k the same part in every image; for scores
+Data sets are read by `jaxdesc.datasets.semantic` and stored as two aligned datasets: photographs, and pairs of them with the keypoints that both have and
+with masks of their objects, where there are any.
 """
 
 import functools
-import hashlib
 import io
 import os
 from collections import Counter
@@ -22,21 +16,16 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from jaxdesc.data import semantic
 from jaxdesc.data.builders import base, embedded, photos
-from jaxdesc.data.builders.pairs import existing_folder, read_listing
+from jaxdesc.data.builders.pairs import existing_folder
 from jaxdesc.data.builders.posed import counts
-from jaxdesc.data.images import find_images
-from jaxdesc.data.semantic import ObjectMask, SemanticPair
+from jaxdesc.datasets.folders import find_images
+from jaxdesc.datasets.masks import ObjectMask
+from jaxdesc.datasets.semantic import TRAINING, SemanticPair, Split
 from jaxdesc.errors import UserError
 from jaxdesc.images import fit, rescale
 
 ANNOTATIONS = (".csv", ".txt", ".mat", ".json")
-VALIDATION_SHARE, LEAST_HELD_OUT, LEAST_IMAGES = (
-    0.3,
-    2,
-    4,
-)  # of a category's images, where a data set names no pairs for validation
 STORED = "masks"  # what pairs are stored with since masks are read; part of the digest
 TOLERANCE_PX = 1.5  # beyond an image's edge, in pixels of the file: annotations that count from 1 may lie one pixel too far
 
@@ -53,14 +42,6 @@ class SemanticSet(NamedTuple):
     ]  # held out: no photograph of it is in `train`, unless the data set's own lists have it so
     report: list[str]
     masked: bool = False  # whether any pair has masks
-
-
-class Listing(NamedTuple):
-    """What a data set says."""
-
-    train: list[SemanticPair]
-    validation: list[SemanticPair]
-    dropped: Mapping[str, int]  # why -> pairs
 
 
 # ---- photographs alone
@@ -107,82 +88,11 @@ def open_photos(path: str, max_side_px: int, cache: str) -> SemanticSet:
     return _alone(photos.open_photos(path, max_side_px, cache))
 
 
-# ---- annotated pairs
-
-
-def split_by_images(pairs: Sequence[SemanticPair]) -> Listing:
-    """Holds out pairs of photographs that no training pair shows: of each category of at least 4, the 30 % (at least 2) whose names have the least hashes.
-
-    Pairs of a held-out photograph with another one are dropped. If nothing can be held out all pairs serve for both.
-    """
-    images: dict[str, set[str]] = {}
-    for pair in pairs:
-        images.setdefault(pair.category, set()).update((pair.source, pair.target))
-    held_out = set()
-    for names in images.values():
-        least = sorted(names, key=lambda name: hashlib.sha256(os.fsencode(name)).digest())
-        held_out |= set(
-            least[: max(LEAST_HELD_OUT, round(VALIDATION_SHARE * len(names)))]
-            if len(names) >= LEAST_IMAGES
-            else []
-        )
-    seen = [(pair.source in held_out) + (pair.target in held_out) for pair in pairs]
-    train, validation = (
-        [pair for pair, count in zip(pairs, seen, strict=True) if count == wanted]
-        for wanted in (0, 2)
-    )
-    if not train or not validation:
-        return Listing(list(pairs), list(pairs), {})
-    return Listing(train, validation, {"of a held-out photograph with another": seen.count(1)})
-
-
-def _two_lists(
-    read: Callable[[Path, Path | None, str], list[SemanticPair]],
-    root: Path,
-    train: str,
-    validation: str,
-) -> Listing:
-    return Listing(read(root, None, train), read(root, None, validation), {})
-
-
-def with_masks(root: Path) -> Listing:
-    """A folder of images, masks and pairs, see the head of this module; raises UserError as `read_listing`, and for keypoint files that do not agree."""
-    place = root / "images" if (root / "images").is_dir() else root
-    listed = read_listing(root, root / "pairs.txt", place, root)
-    texts = {name: file.with_suffix(".txt") for name, file in listed.files.items()}
-    points = {name: semantic.rows_xy(text) for name, text in texts.items() if text.is_file()}
-    masks = {
-        name: ObjectMask((root / "masks" / file.relative_to(place)).with_suffix(".png"), None)
-        for name, file in listed.files.items()
-    }
-    none, made = np.zeros((0, 2)), []
-    for a, b in (ends for pair in listed.pairs for ends in (pair, pair[::-1])):
-        both = (points[a], points[b]) if a in points and b in points else (none, none)
-        if len(both[0]) != len(both[1]):
-            raise UserError(
-                f"{texts[a]} and {texts[b]} have {len(both[0])} and {len(both[1])} rows: row k must be the same part in both images."
-            )
-        made.append(
-            SemanticPair(a, b, Path(a).parent.as_posix(), *both, masks=(masks[a], masks[b]))
-        )
-    found = split_by_images(made)
-    return found._replace(dropped=Counter(found.dropped) + Counter(listed.dropped))
-
-
-READERS: dict[str, Callable[[Path], Listing]] = {
-    "keypoints": lambda root: split_by_images(semantic.plain(root)),
-    "masks": with_masks,
-    "pf-pascal": lambda root: _two_lists(semantic.pf_pascal, root, "train", "val"),
-    "pf-willow": lambda root: split_by_images(semantic.pf_willow(root, None, "")),
-    "spair": lambda root: _two_lists(semantic.spair, root, "trn", "val"),
-}
-
-
 class Annotated(NamedTuple):
     """A data set on disk; `listing` is only called to prepare it."""
 
     root: Path
-    listing: Callable[[], Listing]
+    listing: Callable[[], Split]
 
 
 SOURCES: dict[str, Callable[[str, int], base.Source]] = {}
@@ -390,7 +300,7 @@ CARDS = {
 
 
 def folder(kind: str, path: str, max_side_px: int) -> base.Source:
-    """A data set of `READERS`; raises UserError if there is no such folder, or no image in it."""
+    """A data set of `datasets.semantic.TRAINING`; raises UserError if there is no such folder, or no image in it."""
     root = existing_folder(path)
     annotations = sorted(
         file for file in root.rglob("*") if file.suffix.lower() in ANNOTATIONS and file.is_file()
@@ -399,15 +309,15 @@ def folder(kind: str, path: str, max_side_px: int) -> base.Source:
         name: root / name for name in find_images(root)
     }
     name = base.dataset_name(f"{root.resolve().name}_{kind}", files, max_side_px, STORED)
-    contents = Annotated(root, functools.cache(lambda: READERS[kind](root)))
+    contents = Annotated(root, functools.cache(lambda: TRAINING[kind](root)))
     return base.Source(name, str(root), contents, CARDS.get(kind) or base.own_files(root))
 
 
-SOURCES |= {kind: functools.partial(folder, kind) for kind in READERS}
+SOURCES |= {kind: functools.partial(folder, kind) for kind in TRAINING}
 
 
 def open_annotated(kind: str, path: str, max_side_px: int, cache: str) -> SemanticSet:
-    """A data set of `READERS`, prepared if it is not yet.
+    """A data set of `datasets.semantic.TRAINING`, prepared if it is not yet.
 
     Raises:
       UserError: the folder or a list is missing, an annotation is malformed, a mask is missing, malformed, empty or of another size than its image, more than 5 % of the images cannot be used, no pair can be, or the cache cannot be
@@ -453,6 +363,6 @@ def open_caltech(path: str, max_side_px: int, cache: str) -> SemanticSet:
 OPEN: dict[str, Callable[[str, int, str], SemanticSet]] = {
     "embedded": open_embedded,
     "photos": open_photos,
-    **{kind: functools.partial(open_annotated, kind) for kind in READERS},
+    **{kind: functools.partial(open_annotated, kind) for kind in TRAINING},
     "caltech": open_caltech,
 }

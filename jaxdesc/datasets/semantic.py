@@ -3,49 +3,23 @@
 Keypoints and boxes are kept as the files have them. (The MATLAB annotations of PF count from 1: both images alike, so that distances do not change.)
 """
 
-import csv
+import hashlib
 import json
-from collections.abc import Callable, Sequence
+import os
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 
+from jaxdesc.datasets.folders import image_folder
+from jaxdesc.datasets.lists import csv_rows, find_image, joined_points, listed, lists
+from jaxdesc.datasets.masks import ObjectMask, voc_label
+from jaxdesc.datasets.pairs import read_listing
 from jaxdesc.errors import UserError
 
-
-class ObjectMask(NamedTuple):
-    """A picture of one number a pixel, as large as the image."""
-
-    path: Path
-    label: int | None  # the pixels of this number are of the object; None: all but those of 0
-
-    def read(self, image_hw: tuple[int, int]) -> np.ndarray:
-        """(H, W) bool.
-
-        Args:
-          image_hw: of the upright image.
-        Raises:
-          UserError: naming the file: it cannot be read, has several numbers a pixel, another size than the image, or shows nothing of the object.
-        """
-        try:
-            with Image.open(self.path) as picture:
-                pixels = np.asarray(picture)
-        except FileNotFoundError as e:
-            raise UserError(f"There is no mask {self.path}.") from e
-        except Exception as e:  # broken files make Pillow raise nearly anything
-            raise UserError(f"The mask {self.path} cannot be read: it is no picture, or damaged.") from e
-        if pixels.ndim != 2:
-            raise UserError(f"The mask {self.path} has {pixels.shape[2]} channels: save it as a gray or palette PNG, one number a pixel.")
-        if pixels.shape != tuple(image_hw):
-            (h, w), (rows, columns) = image_hw, pixels.shape
-            raise UserError(f"The mask {self.path} is {columns}x{rows} px, but its image is {w}x{h} px: they must be of one size.")
-        mask = pixels != 0 if self.label is None else pixels == self.label
-        if not mask.any():
-            what = "all its pixels are 0" if self.label is None else f"no pixel has the number {self.label} of the object's class"
-            raise UserError(f"The mask {self.path} is empty: {what}; mend it or take its pairs off the list.")
-        return mask
+IMAGE_FOLDERS = ("", "JPEGImages")
 
 
 class SemanticPair(NamedTuple):
@@ -86,7 +60,7 @@ def pf_pascal(root: Path, pairs: Path | None, split: str) -> list[SemanticPair]:
     if told and (lacking := [column for column in columns if column not in rows[0][1]]):
         raise UserError(f"The list of pairs {path} has no column {lacking[0]!r} in its first line.")
     for where, row in rows:
-        names = [_find(root, row[column], where) for column in ("source_image", "target_image")]
+        names = [find_image(root, row[column], where, IMAGE_FOLDERS) for column in ("source_image", "target_image")]
         mats = [annotations.get(Path(name).stem) for name in names]
         pictures = [segmentations.get(Path(name).stem) for name in names]
         masks = tuple(ObjectMask(picture, voc_label(row.get("class", ""), where)) for picture in pictures) if all(pictures) else None
@@ -106,22 +80,6 @@ def pf_pascal(root: Path, pairs: Path | None, split: str) -> list[SemanticPair]:
     return made
 
 
-VOC_CLASSES = (
-    *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
-    *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
-)
-
-
-def voc_label(category: str, where: str) -> int:
-    """What the pixels of a class are in PASCAL VOC's SegmentationClass pictures, 1 to 20, from its name or that number."""
-    numbers = {name: i for i, name in enumerate(VOC_CLASSES, 1)} | {str(i): i for i in range(1, len(VOC_CLASSES) + 1)}
-    if category not in numbers:
-        raise UserError(
-            f"{where}: the class {category!r} is none of PASCAL VOC's: a name such as aeroplane, or a number from 1 to {len(VOC_CLASSES)}, is expected."
-        )
-    return numbers[category]
-
-
 def pf_willow(root: Path, pairs: Path | None, split: str) -> list[SemanticPair]:
     """PF-WILLOW: a list `<split>_pairs*.csv` (two images, then 10 numbers each of XA, YA, XB, YB), or plain files: all ordered pairs within a class of
     `<class>/<name>.jpg` with `<name>.txt`, 10 rows "x y"."""
@@ -134,7 +92,7 @@ def pf_willow(root: Path, pairs: Path | None, split: str) -> list[SemanticPair]:
             numbers = np.array([float(cell) for cell in cells[2:42]]).reshape(4, 10)
         except ValueError as e:
             raise UserError(f"{where}: two images and 40 numbers are expected.") from e
-        names = [_find(root, cell, where) for cell in cells[:2]]
+        names = [find_image(root, cell, where, IMAGE_FOLDERS) for cell in cells[:2]]
         made.append(SemanticPair(*names, Path(names[0]).parent.name, numbers[:2].T, numbers[2:].T))
     return made
 
@@ -203,7 +161,7 @@ def caltech(root: Path, pairs: Path | None, split: str) -> list[SemanticPair]:
     """Caltech-101: `<split>_pairs*.csv` as PF-PASCAL's; A and B are polygons around the objects, not of equal numbers of points."""
     made = []
     for where, row in csv_rows(pairs or listed(root, f"*{split}_pairs*.csv"), ("source_image", "target_image", "XA", "YA", "XB", "YB")):
-        names = [_find(root, row[column], where) for column in ("source_image", "target_image")]
+        names = [find_image(root, row[column], where, IMAGE_FOLDERS) for column in ("source_image", "target_image")]
         a, b = (joined_points(row[f"X{side}"], row[f"Y{side}"], where) for side in "AB")
         made.append(SemanticPair(*names, row.get("class", ""), a[(a >= 0).all(1)], b[(b >= 0).all(1)]))
     return made
@@ -234,60 +192,106 @@ def read(dataset: str, root: Path, pairs: Path | None, split: str) -> list[Seman
     return found
 
 
-# ---- parts
+# ---- for training
 
 
-def lists(root: Path, pattern: str) -> list[Path]:
-    """Files of this pattern in the root and in its folders."""
-    return sorted([*root.glob(pattern), *root.glob(f"*/{pattern}")])
+VALIDATION_SHARE, LEAST_HELD_OUT, LEAST_IMAGES = (
+    0.3,
+    2,
+    4,
+)  # of a category's images, where a data set names no pairs for validation
 
 
-def listed(root: Path, pattern: str) -> Path:
-    """The only one of `lists`.
+class Split(NamedTuple):
+    """What a data set says."""
+
+    train: list[SemanticPair]
+    validation: list[SemanticPair]
+    dropped: Mapping[str, int]  # why -> pairs
+
+
+def split_by_images(pairs: Sequence[SemanticPair]) -> Split:
+    """Holds out pairs of photographs that no training pair shows: of each category of at least 4, the 30 % (at least 2) whose names have the least hashes.
+
+    Pairs of a held-out photograph with another one are dropped. If nothing can be held out all pairs serve for both.
+    """
+    images: dict[str, set[str]] = {}
+    for pair in pairs:
+        images.setdefault(pair.category, set()).update((pair.source, pair.target))
+    held_out = set()
+    for names in images.values():
+        least = sorted(names, key=lambda name: hashlib.sha256(os.fsencode(name)).digest())
+        held_out |= set(
+            least[: max(LEAST_HELD_OUT, round(VALIDATION_SHARE * len(names)))]
+            if len(names) >= LEAST_IMAGES
+            else []
+        )
+    seen = [(pair.source in held_out) + (pair.target in held_out) for pair in pairs]
+    train, validation = (
+        [pair for pair, count in zip(pairs, seen, strict=True) if count == wanted]
+        for wanted in (0, 2)
+    )
+    if not train or not validation:
+        return Split(list(pairs), list(pairs), {})
+    return Split(train, validation, {"of a held-out photograph with another": seen.count(1)})
+
+
+def _two_lists(
+    read: Callable[[Path, Path | None, str], list[SemanticPair]],
+    root: Path,
+    train: str,
+    validation: str,
+) -> Split:
+    return Split(read(root, None, train), read(root, None, validation), {})
+
+
+def with_masks(root: Path) -> Split:
+    """A folder of images, masks and pairs:
+
+        <folder>/pairs.txt                          name1 name2 on each line, see `pairs`; every pair is used in both directions
+        <folder>/images/<name> or <folder>/<name>   names may have folders, categories
+        <folder>/masks/<name>.png                   <name> without its suffix; one number a pixel, 0 where the object is not
+        <name>.txt                                  optional, beside an image: rows "x y", row k the same part in every image; for scores
 
     Raises:
-      UserError: there is none, or more than one.
+      UserError: as `read_listing`; keypoint files that do not agree.
     """
-    found = lists(root, pattern)
-    if len(found) != 1:
-        raise UserError(f"{root} holds {len(found)} lists of pairs {pattern}: name one with --pairs.")
-    return found[0]
+    place = image_folder(root)
+    listed = read_listing(root, root / "pairs.txt", place, root)
+    texts = {name: file.with_suffix(".txt") for name, file in listed.files.items()}
+    points = {name: rows_xy(text) for name, text in texts.items() if text.is_file()}
+    masks = {
+        name: ObjectMask((root / "masks" / file.relative_to(place)).with_suffix(".png"), None)
+        for name, file in listed.files.items()
+    }
+    none, made = np.zeros((0, 2)), []
+    for a, b in (ends for pair in listed.pairs for ends in (pair, pair[::-1])):
+        both = (points[a], points[b]) if a in points and b in points else (none, none)
+        if len(both[0]) != len(both[1]):
+            raise UserError(
+                f"{texts[a]} and {texts[b]} have {len(both[0])} and {len(both[1])} rows: row k must be the same part in both images."
+            )
+        made.append(
+            SemanticPair(a, b, Path(a).parent.as_posix(), *both, masks=(masks[a], masks[b]))
+        )
+    found = split_by_images(made)
+    return found._replace(dropped=Counter(found.dropped) + Counter(listed.dropped))
 
 
-def csv_rows(path: Path, needed: Sequence[str]) -> list[tuple[str, dict[str, str]]]:
-    """Where each row of a CSV file is, and its cells by the names in the first line."""
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as e:
-        raise UserError(f"The list of pairs {path} cannot be read: {getattr(e, 'strerror', None) or 'it is no CSV file'}.") from e
-    if rows and (lacking := [name for name in needed if name not in rows[0]]):
-        raise UserError(f"The list of pairs {path} has no column {lacking[0]!r} in its first line.")
-    if bad := next((i for i, row in enumerate(rows, 2) if None in row or None in row.values()), None):
-        raise UserError(f"{path}, line {bad}: it has other columns than the first line.")
-    return [(f"{path}, line {i}", row) for i, row in enumerate(rows, 2)]
+TRAINING: dict[str, Callable[[Path], Split]] = {
+    "keypoints": lambda root: split_by_images(plain(root)),
+    "masks": with_masks,
+    "pf-pascal": lambda root: _two_lists(pf_pascal, root, "train", "val"),
+    "pf-willow": lambda root: split_by_images(pf_willow(root, None, "")),
+    "spair": lambda root: _two_lists(spair, root, "trn", "val"),
+}
 
 
-def joined_points(xs: str, ys: str, where: str) -> np.ndarray:
-    try:
-        x, y = ([float(v) for v in text.split(";") if v.strip()] for text in (xs, ys))
-        return np.array([x, y]).T.reshape(-1, 2)
-    except ValueError as e:
-        raise UserError(f"{where}: as many x as y are expected, numbers joined by ;.") from e
+# ---- parts
 
 
 def _mismatch(where: str) -> None:
     raise UserError(f"{where}: the images have different numbers of keypoints.")
-
-
-def _find(root: Path, name: str, where: str) -> str:
-    """The image below the root, whose name in a list may begin with folders of its author's."""
-    parts = Path(name).parts
-    for start in range(len(parts)):
-        for folder in ("", "JPEGImages"):
-            if Path(root, folder, *parts[start:]).is_file():
-                return Path(folder, *parts[start:]).as_posix()
-    raise UserError(f"{where}: there is no image {name} in {root}.")
 
 
 def _mat_box(path: Path | None) -> np.ndarray | None:

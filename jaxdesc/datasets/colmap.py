@@ -1,133 +1,43 @@
-"""Cameras and poses as programs write them: COLMAP models, text or binary, `cameras.json`, and the `img_cam.txt` of the CAPS release.
+"""COLMAP models, text or binary.
 
-Poses are x_cam = R X + t, pixels x ~ K x_cam. COLMAP calls the centre of the top-left pixel (0.5, 0.5), the library (0, 0): 0.5 is taken from what
-COLMAP wrote here, at the file's edge. The formats are COLMAP's documentation, "Output Format"; only the three files that every version writes are read.
+COLMAP calls the centre of the top-left pixel (0.5, 0.5), the library (0, 0): 0.5 is taken from what COLMAP wrote here, at the file's edge. The formats are
+COLMAP's documentation, "Output Format"; only the three files that every version writes are read, and pycolmap is not needed.
 """
 
-import json
 import struct
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
+from jaxdesc.datasets.cameras import Model, bare, calibration
+from jaxdesc.datasets.lists import lines
 from jaxdesc.errors import UserError
 
 MODELS = (  # COLMAP's camera models by number, and how many parameters they have
     *(("SIMPLE_PINHOLE", 3), ("PINHOLE", 4), ("SIMPLE_RADIAL", 4), ("RADIAL", 5), ("OPENCV", 8), ("OPENCV_FISHEYE", 8), ("FULL_OPENCV", 12), ("FOV", 5)),
     *(("SIMPLE_RADIAL_FISHEYE", 4), ("RADIAL_FISHEYE", 5), ("THIN_PRISM_FISHEYE", 12), ("RAD_TAN_THIN_PRISM_FISHEYE", 16)),
 )
-ROTATION_TOLERANCE = 1e-3  # of R R' to the identity, entry by entry: files hold few digits
 _NO_POINT = -1
 
 
-class Camera(NamedTuple):
-    """A calibrated image."""
-
-    width: int
-    height: int
-    K: np.ndarray  # (3, 3) float64
-    R: np.ndarray  # (3, 3) float64, camera from world
-    t: np.ndarray  # (3,) float64
-    xy_px: np.ndarray  # (N, 2) float64 where points of the model are seen
-    point: np.ndarray  # (N,) int64 which these are, each once
-
-
-class Model(NamedTuple):
-    """Cameras by the names of their images, and 3-D points by their numbers."""
-
-    cameras: dict[str, Camera]
-    points: dict[int, np.ndarray]  # (3,) float64; empty where a file has none
-
-
-def calibration(fx: float, fy: float, cx: float, cy: float) -> np.ndarray:
-    return np.array([[fx, 0.0, cx], [0.0, fy, cy], [0.0, 0.0, 1.0]])
-
-
-def is_rotation(R: np.ndarray) -> bool:
-    return bool(np.abs(R @ R.T - np.eye(3)).max() < ROTATION_TOLERANCE and np.linalg.det(R) > 0)
-
-
-def _bare(width: int, height: int, K: np.ndarray, R: np.ndarray, t: np.ndarray, where: str) -> Camera:
-    """A camera that sees no known points; raises UserError, beginning with `where`, for numbers that no camera has."""
-    if not all(np.isfinite(values).all() for values in (K, R, t)) or min(width, height) < 1 or min(K[0, 0], K[1, 1]) <= 0:
-        raise UserError(f"{where} has a size, focal length or pose that is not a positive or finite number: write the file anew.")
-    if not is_rotation(R):
-        raise UserError(f"{where} has an R that is not a rotation (R times its transpose is not the identity, or it mirrors): x_cam = R X + t is expected.")
-    return Camera(int(width), int(height), K, R, t, np.zeros((0, 2)), np.zeros(0, np.int64))
-
-
-def read_json(path: Path) -> Model:
-    """`cameras.json`: {image name: {"K": 3x3, "R": 3x3, "t": 3, "width": px, "height": px}}, pixel centres at whole numbers.
-
-    Raises:
-      UserError: if it is no such file, or a camera is impossible.
-    """
-    try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
-        rows = {
-            name: (
-                entry["width"],
-                entry["height"],
-                *(np.array(entry[field], float).reshape(shape) for field, shape in (("K", (3, 3)), ("R", (3, 3)), ("t", 3))),
-            )
-            for name, entry in entries.items()
-        }
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}.") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:  # no JSON, no such field, another type or shape
-        reason = f"it has no field {error}" if isinstance(error, KeyError) else str(error)
-        raise UserError(f"{path} does not give a K, R, t, width and height for each image name: {reason}.") from error
-    if not rows:
-        raise UserError(f"{path} names no image.")
-    for name, (_, _, K, _, _) in rows.items():
-        if np.abs(K[[1, 2, 2], [0, 0, 1]]).max() > 0 or K[2, 2] != 1:
-            raise UserError(f"{path}: the K of {name} is not [[fx, skew, cx], [0, fy, cy], [0, 0, 1]].")
-    return Model({name: _bare(*row, f"{path}: the camera of {name}") for name, row in rows.items()}, {})
-
-
-def read_img_cam(path: Path) -> Model:
-    """`img_cam.txt` of the CAPS release: `name width height fx fy cx cy R (9, row by row) t (3)` on each line; # starts a comment.
-
-    The numbers come from COLMAP, so that 0.5 is taken from the principal point.
-
-    Raises:
-      UserError: naming the line that is not so.
-    """
-    cameras = {}
-    for number, line in enumerate(_lines(path), start=1):
-        words = line.split()
-        if not words or words[0].startswith("#"):
-            continue
-        try:
-            width, height, fx, fy, cx, cy, *pose = map(float, words[1:])
-            R, t = np.array(pose[:9]).reshape(3, 3), np.array(pose[9:]).reshape(3)
-        except ValueError as error:
-            raise UserError(f"{path}, line {number}, is not a name and the 18 numbers of its size, calibration, rotation and translation.") from error
-        cameras[words[0]] = _bare(int(width), int(height), calibration(fx, fy, cx - 0.5, cy - 0.5), R, t, f"{path}, line {number},")
-    if not cameras:
-        raise UserError(f"{path} names no image.")
-    return Model(cameras, {})
-
-
-def has_colmap(folder: Path) -> bool:
+def is_model(folder: Path) -> bool:
     return any((folder / f"images{suffix}").is_file() for suffix in (".bin", ".txt"))
 
 
-def colmap_files(folder: Path) -> list[Path]:
+def files_of(folder: Path) -> list[Path]:
     """The three files of the model in `folder`, which exist if the model is whole; binary ones where it has both."""
     suffix = ".bin" if (folder / "images.bin").is_file() else ".txt"
     return [folder / f"{part}{suffix}" for part in ("cameras", "images", "points3D")]
 
 
-def read_colmap(folder: Path) -> Model:
+def read_model(folder: Path) -> Model:
     """A COLMAP model of pinhole cameras.
 
     Raises:
       UserError: if a file is missing or damaged, a camera has lens distortion, or no image has a pose.
     """
-    cameras_file, images_file, points_file = files = colmap_files(folder)
+    cameras_file, images_file, points_file = files = files_of(folder)
     for file in files:
         if not file.is_file():
             raise UserError(f"{folder} is not a whole COLMAP model: it has no {file.name}.")
@@ -147,12 +57,12 @@ def read_colmap(folder: Path) -> Model:
         if model not in ("PINHOLE", "SIMPLE_PINHOLE"):
             raise UserError(f"{folder}: the camera of {name} is {model}, but PINHOLE is needed: undistort the images first (colmap image_undistorter).")
         fx, fy, cx, cy = (parameters[0], *parameters) if model == "SIMPLE_PINHOLE" else parameters
-        bare = _bare(width, height, calibration(fx, fy, cx - 0.5, cy - 0.5), rotation(quaternion), t, f"{folder}: the camera of {name}")
+        camera = bare(width, height, calibration(fx, fy, cx - 0.5, cy - 0.5), rotation(quaternion), t, f"{folder}: the camera of {name}")
         known = np.flatnonzero(point != _NO_POINT)
         ids, first = np.unique(point[known], return_index=True)
         if not points.keys() >= set(ids.tolist()):
             raise UserError(f"{folder} holds a damaged COLMAP model: {name} sees points that {points_file.name} lacks.")
-        cameras[name] = bare._replace(xy_px=xy[known[first]] - 0.5, point=ids)
+        cameras[name] = camera._replace(xy_px=xy[known[first]] - 0.5, point=ids)
     return Model(cameras, points)
 
 
@@ -167,13 +77,6 @@ def rotation(quaternion: np.ndarray) -> np.ndarray:
             [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
         ]
     )
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        return path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read as a text file in UTF-8: {getattr(error, 'strerror', None) or error}.") from error
 
 
 class _Bytes:
@@ -231,7 +134,7 @@ def _binary_points(path: Path) -> Iterator[tuple[int, np.ndarray]]:
 
 
 def _text_rows(path: Path) -> list[str]:
-    return [line.strip() for line in _lines(path) if not line.startswith("#")]
+    return [line.strip() for line in lines(path) if not line.startswith("#")]
 
 
 def _text_cameras(path: Path) -> Iterator[tuple[int, tuple]]:

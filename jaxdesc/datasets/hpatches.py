@@ -1,4 +1,4 @@
-"""Sequences of images with homographies on disk: HPatches (`1.ppm`, `H_1_2`) and Oxford (`img1.ppm`, `H1to2p`), and the result files of D2-Net's benchmark.
+"""Sequences of images with homographies on disk: HPatches (`1.ppm`, `H_1_2`) and Oxford (`img1.ppm`, `H1to2p`).
 
 A homography H_1_k takes pixels (x, y) of image 1 to image k, top-left pixel centre = (0, 0).
 """
@@ -9,9 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxdesc.data.images import EXTENSIONS
+from jaxdesc.datasets.folders import EXTENSIONS
 from jaxdesc.errors import UserError
-from jaxdesc.evals import pickles
 
 COUNT = 6  # images of a sequence
 # D2-Net leaves out sequences whose images exceed 1600 x 1200 px
@@ -35,6 +34,13 @@ class HomographyPair(NamedTuple):
     @property
     def key(self) -> str:
         return f"{self.name1} {self.name2}"
+
+
+def project(H: np.ndarray, xy: np.ndarray) -> np.ndarray:
+    """Points (N, 2) through a homography, float64; infinite where it sends them to infinity."""
+    uvw = np.asarray(xy, np.float64) @ H[:, :2].T + H[:, 2]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(uvw[:, 2:] == 0, np.inf, uvw[:, :2] / uvw[:, 2:])
 
 
 def read_homography(path: Path) -> np.ndarray:
@@ -98,26 +104,3 @@ def _image(folder: Path, k: int) -> Path | None:
 
 def _first(*paths: Path) -> Path | None:
     return next((path for path in paths if path.is_file()), None)
-
-
-# ---- result files of D2-Net's and R2D2's notebooks
-
-
-def read_cache(path: Path) -> dict[str, np.ndarray]:
-    """MMA at 1..15 px of HPatches from `cache/<method>.npy`: {"overall", "i", "v"} -> (15,) shares.
-
-    The file is an object array [i_err, v_err, [types, numbers of features, numbers of matches]], of which the first two are {threshold: sum of the pairs'
-    shares} (formats.md B.5). It is a pickle; see `pickles.load` for what may be in it.
-
-    Raises:
-      UserError: as `pickles.load`; the content has another form.
-    """
-    try:
-        i_err, v_err = (np.array([float(part[t]) for t in range(1, 16)]) for part in pickles.load(path)[:2])
-    except (TypeError, KeyError, IndexError, ValueError) as e:
-        raise UserError(f"{path} is no result of D2-Net's benchmark: [i_err, v_err, statistics] with errors at 1 to 15 px is expected.") from e
-    i, v = (COUNT - 1) * HPATCHES["i"], (COUNT - 1) * HPATCHES["v"]
-    shares = {"overall": (i_err + v_err) / (i + v), "i": i_err / i, "v": v_err / v}
-    if not all(((s >= 0) & (s <= 1 + 1e-6)).all() for s in shares.values()):
-        raise UserError(f"{path} holds sums that are no shares of the {i} and {v} pairs of HPatches.")
-    return shares

@@ -5,11 +5,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxdesc.datasets import scenes
+from jaxdesc.datasets.cameras import Camera, check_calibration, check_rotation, relative
+from jaxdesc.datasets.lists import lines
 from jaxdesc.errors import UserError
-from jaxdesc.evals.cameras import check_calibration, check_rotation, read_scene, relative
-from jaxdesc.evals.pickles import load
-from jaxdesc.store.colmap import Posed
-from jaxdesc.store.pairs import exhaustive_pairs, read_pairs
+from jaxdesc.store.pickles import load
 
 
 class PosePair(NamedTuple):
@@ -44,17 +44,16 @@ def scene_pairs(folder: Path) -> list[PosePair]:
     """The pairs that `pairs.txt` lists, or all, of a folder with known cameras.
 
     Raises:
-      UserError: as `read_scene` and `read_pairs`; a single camera.
+      UserError: as `scenes.read_cameras` and `scenes.read_pairs`; a single camera.
     """
-    cameras = read_scene(folder)
-    listed = folder / "pairs.txt"
-    names = read_pairs(listed, cameras.__contains__)[0] if listed.is_file() else exhaustive_pairs(cameras)
+    cameras = scenes.read_cameras(folder)
+    names, _ = scenes.read_pairs(folder, cameras)
     if not names:
         raise UserError(f"{folder} holds no pair of two cameras.")
     return [_of_cameras(a, b, cameras[a], cameras[b]) for a, b in names]
 
 
-def _of_cameras(name0: str, name1: str, camera0: Posed, camera1: Posed) -> PosePair:
+def _of_cameras(name0: str, name1: str, camera0: Camera, camera1: Camera) -> PosePair:
     sizes = (camera0.width, camera0.height), (camera1.width, camera1.height)
     return PosePair(name0, name1, camera0.K, camera1.K, *relative(camera0, camera1), *sizes)
 
@@ -70,12 +69,8 @@ def read_superglue(path: Path | str) -> list[PosePair]:
         empty file.
     """
     path = Path(path)
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as e:
-        raise UserError(f"The list of pairs {path} cannot be read: {e.strerror if isinstance(e, OSError) else 'it is not a text file'}.") from e
     pairs = []
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(lines(path, "The list of pairs "), 1):
         fields = line.split()
         if not fields or fields[0].startswith("#"):
             continue

@@ -10,12 +10,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxdesc.data import semantic
-from jaxdesc.errors import UserError
-from jaxdesc.evals import hpatches, pickles
-from jaxdesc.evals.features import size_of
-from jaxdesc.evals.homography import named
-from jaxdesc.evals.plane import project
+from jaxdesc.datasets import embedded, hpatches
+from jaxdesc.datasets.lists import csv_rows, find_image, joined_points, listed
+from jaxdesc.errors import UserError, named
+from jaxdesc.images import read_rgb, size_of
+from jaxdesc.store import pickles
 from jaxdesc.store.flow import read_flo, read_kitti
 
 Truth = tuple[np.ndarray, np.ndarray]  # (N, 2) px of a, (N, 2) true places in px of b
@@ -65,13 +64,14 @@ def eth3d(root: Path, merged: bool) -> DenseSet:
     for scene, rate, path in present:
         content = pickles.load(path)
         for number, entry in enumerate(content if isinstance(content, list) else [None]):
+            where = f"{path}, entry {number}"
             try:
                 points = [np.asarray(entry[key], np.float64).ravel() for key in ("Xs", "Ys", "Xt", "Yt")]
                 if len({len(p) for p in points}) != 1:
                     raise ValueError("Xs, Ys, Xt, Yt differ in length")
-                b, a = (_below(root, str(entry[key])) for key in ("source_image", "target_image"))
+                b, a = (find_image(root, str(entry[key]), where) for key in ("source_image", "target_image"))
             except (TypeError, KeyError, ValueError) as e:
-                raise UserError(f"{path}, entry {number}: source_image, target_image, Xs, Ys, Xt and Yt are expected ({e}).") from e
+                raise UserError(f"{where}: source_image, target_image, Xs, Ys, Xt and Yt are expected ({e}).") from e
             truth = functools.partial(_rounded, np.column_stack(points[:2]), np.column_stack(points[2:]), size_of(root / a), merged)
             pairs.append(DensePair(a, b, size_of(root / a), size_of(root / b), scene, truth, np.ones(2), rate))
     return DenseSet(pairs, _loader(root))
@@ -85,15 +85,6 @@ def _rounded(xy_b: np.ndarray, xy_a: np.ndarray, size_a: tuple[int, int], merged
     return pixels[kept], pixels[kept] + xy_b[kept] - xy_a[kept]
 
 
-def _below(root: Path, name: str) -> str:
-    """An image by its name in a list, whose first folders may be its author's."""
-    parts = Path(name).parts
-    found = next((Path(*parts[k:]) for k in range(len(parts)) if (root / Path(*parts[k:])).is_file()), None)
-    if found is None:
-        raise UserError(f"There is no image {name} in {root}.")
-    return found.as_posix()
-
-
 MEGADEPTH_SIDE = 480
 
 
@@ -101,9 +92,9 @@ def megadepth(root: Path, pairs_file: Path | None) -> DenseSet:
     """RANSAC-Flow's list (`test1600Pairs.csv`: source_image, target_image, XA, YA, XB, YB, numbers joined by ";", A the source) in px of the original images
     [unverified]. Errors count in the source image resized so that its shorter side is 480 px and both are multiples of 16."""
     made = []
-    for where, row in semantic.csv_rows(pairs_file or semantic.listed(root, "*1600Pairs*.csv"), ("source_image", "target_image", "XA", "YA", "XB", "YB")):
-        b, a = (_below(root, row[key]) for key in ("source_image", "target_image"))
-        xy_b, xy_a = (semantic.joined_points(row[f"X{side}"], row[f"Y{side}"], where) for side in "AB")
+    for where, row in csv_rows(pairs_file or listed(root, "*1600Pairs*.csv"), ("source_image", "target_image", "XA", "YA", "XB", "YB")):
+        b, a = (find_image(root, row[key], where) for key in ("source_image", "target_image"))
+        xy_b, xy_a = (joined_points(row[f"X{side}"], row[f"Y{side}"], where) for side in "AB")
         if len(xy_a) != len(xy_b):
             raise UserError(f"{where}: the images have different numbers of points.")
         size_a, size_b = size_of(root / a), size_of(root / b)
@@ -151,24 +142,24 @@ def hpatches_views(root: Path, square: int | None) -> DenseSet:
 
 def _warped(H_1to2: np.ndarray, size_a: tuple[int, int], size_b: tuple[int, int], square: int | None) -> Truth:
     xy_a = grid(size_a) if square is None else (grid((square, square)) + 0.5) * (np.array(size_a) / square) - 0.5
-    xy_b = project(H_1to2, xy_a)
+    xy_b = hpatches.project(H_1to2, xy_a)
     inside = ((xy_b >= 0) & (xy_b <= np.array(size_b) - 1)).all(1)
     return xy_a[inside], xy_b[inside]
 
 
 def motorcycle() -> DenseSet:
     """Middlebury 2014's motorcycle pair, left to right, which comes inside scikit-image: the place of (x, y) is (x - disparity, y)."""
-    from skimage.data import stereo_motorcycle
-
-    left, right, disparity = stereo_motorcycle()
-    size = (left.shape[1], left.shape[0])
+    files = embedded.files(embedded.PAIR)
+    pictures = {name: read_rgb(file) for name, file in zip(("left", "right"), files.values(), strict=True)}
+    size = (pictures["left"].shape[1], pictures["left"].shape[0])
 
     def truth() -> Truth:
-        known = np.isfinite(disparity).ravel()
+        disparity = embedded.disparity().ravel()
+        known = np.isfinite(disparity)
         xy = grid(size)[known]
-        return xy, xy - np.column_stack([disparity.ravel()[known], np.zeros(known.sum())])
+        return xy, xy - np.column_stack([disparity[known], np.zeros(known.sum())])
 
-    return DenseSet([DensePair("left", "right", size, size, "", truth, np.ones(2))], {"left": left, "right": right}.__getitem__)
+    return DenseSet([DensePair("left", "right", size, size, "", truth, np.ones(2))], pictures.__getitem__)
 
 
 def kitti(root: Path) -> DenseSet:
@@ -188,8 +179,6 @@ def kitti(root: Path) -> DenseSet:
 def _known(read: Callable[[Path], tuple[np.ndarray, np.ndarray]], path: Path, mask: Path | None = None) -> Truth:
     flow, known = read(path)
     if mask is not None:
-        from jaxdesc.images import read_rgb
-
         part = read_rgb(mask)[..., 0] > 127  # masks are 0 and 255
         if part.shape != known.shape:
             raise UserError(f"{mask} has another size than {path}.")
@@ -217,6 +206,4 @@ def tss(root: Path) -> DenseSet:
 
 
 def _loader(root: Path) -> Callable[[str], np.ndarray]:
-    from jaxdesc.images import read_rgb
-
     return lambda name: read_rgb(root / name)
