@@ -18,7 +18,7 @@ _HOMES = {
     **dict.fromkeys(("describe", "load", "match"), "predict.predictor"),
     "register": "methods",
 }
-__all__ = ["UserError", "__version__", *sorted(_HOMES)]  # noqa: F822, some on demand
+__all__ = ["UserError", "__version__", *sorted(_HOMES)]
 
 
 def _version() -> str:

@@ -4,7 +4,8 @@ import difflib
 import sys
 from importlib import import_module
 
-from jaxdesc import __version__, cli
+import jaxdesc
+from jaxdesc import cli
 from jaxdesc.errors import UserError
 
 VERBS = {
@@ -34,7 +35,7 @@ def called(words: list[str]) -> None:
     if not words or words[0] in ("-h", "--help", "help"):
         print(usage())
     elif words[0] == "--version":
-        print(f"jaxdesc {__version__}")
+        print(f"jaxdesc {jaxdesc.__version__}")
     elif words[0] not in VERBS:
         near = difflib.get_close_matches(words[0], VERBS, 1)
         meant = f"do you mean {near[0]}?" if near else f"there are {', '.join(VERBS)}."

@@ -17,7 +17,7 @@ LEVELS = (
     ("data", "store", "method_flags"),
     ("training", "predict"),
     ("evals",),
-    ("cli", "train", "evaluate", "extract", "match", "convert", "benchmark", "sweep", "view"),
+    ("cli", "train", "evaluate", "extract", "match", "convert", "benchmark", "sweep", "__main__"),
 )
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
 
