@@ -3,6 +3,7 @@
 import jaxdesc
 predictor = jaxdesc.load("runs/pump")              # a training workdir, a weight file, or "pump"
 descriptors = predictor.describe("a.jpg")          # (H, W, D) float32, unit length
+features = predictor.features("a.jpg", 2000)       # keypoints (N, 2), descriptors (N, D), scores
 matches = predictor.match("a.jpg", "b.jpg")        # xy1 (N, 2), xy2 (N, 2), score (N,), code (N,)
 matches = jaxdesc.match("a.jpg", "b.jpg")          # the same in one go; jaxdesc.describe too
 jaxdesc.register(definition)                       # a method from outside, see jaxdesc.method

@@ -1,4 +1,4 @@
-"""python -m jaxdesc.benchmark step|data|losses|match: time and memory of the hot paths, each beside its floor, measured in the same run."""
+"""python -m jaxdesc.benchmark step|data|keypoints|losses|match: time and memory of the hot paths, each beside its floor, measured in the same run."""
 
 import argparse
 import dataclasses
@@ -9,7 +9,7 @@ from itertools import islice
 
 from jaxdesc import cli
 from jaxdesc.errors import UserError
-from jaxdesc.timing import GIGA, heading, resident_bytes, row, seconds
+from jaxdesc.timing import GIGA, cpu_seconds, heading, resident_bytes, row, seconds
 
 PATHLESS = ("embedded", "rendered")  # sources that need no folder
 
@@ -17,10 +17,10 @@ PATHLESS = ("embedded", "rendered")  # sources that need no folder
 def flags() -> argparse.ArgumentParser:
     parser = cli.parser(
         "benchmark",
-        "Times the losses, the matching pyramid, the training step or the input pipeline and prints each with its floor and the ratio to it.",
+        "Times the losses, the matching pyramid, the training step, the input pipeline or the detectors of keypoints and prints each with its floor and the ratio to it.",
         "python -m jaxdesc.benchmark losses --size 256 --batch 2\n  python -m jaxdesc.benchmark step --config configs/caps.py:paper --config.train.accumulate=6",
     )
-    parser.add_argument("what", help="step, data; or what a method times of itself: losses, match (pump)")
+    parser.add_argument("what", help="step, data, keypoints; or what a method times of itself: losses, match (pump)")
     parser.add_argument(
         "--config",
         default="configs/pump.py",
@@ -149,6 +149,23 @@ def data(args: argparse.Namespace) -> None:
     print("compare pairs/s with what `benchmark step` prints: the pipeline should be several times faster")
 
 
+def keypoints(args: argparse.Namespace) -> None:
+    """CPU time of the detectors on a photograph of 800 x 640 px, beside SIFT's."""
+    import skimage.data
+
+    from jaxdesc.images import resize
+    from jaxdesc.matching.keypoints import find
+
+    image = resize(skimage.data.astronaut(), (640, 800))
+    print("2,000 keypoints of 800x640 px, CPU time of all threads, median")
+    sift_s = None
+    for name in ("sift", "hessian", "hessian:1.2,1.7,2.4,3.4"):
+        detect = find(name).detect
+        time_s = cpu_seconds(lambda detect=detect: detect(image, 2000), args.repeat)
+        sift_s = sift_s or time_s
+        print(f"{name:44s} {1e3 * time_s:8.1f} ms  {time_s / sift_s:6.2f} x  sift", flush=True)
+
+
 def of_methods() -> dict[str, Callable[[argparse.Namespace], None]]:
     """What the methods time of themselves, by name."""
     from jaxdesc import methods
@@ -162,7 +179,7 @@ def main() -> None:
     args.overrides = cli.parse_overrides(unknown)
     if args.overrides and args.what not in ("step", "data"):
         raise UserError(f"--config.{next(iter(args.overrides))} is for step and data: {args.what} reads no configuration.")
-    known = {"step": step, "data": data, **of_methods()}
+    known = {"step": step, "data": data, "keypoints": keypoints, **of_methods()}
     if args.what not in known:
         raise UserError(f"There is no benchmark {args.what!r}; there are {', '.join(known)}.")
     cli.use_compilation_cache()

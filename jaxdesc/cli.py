@@ -10,6 +10,14 @@ from collections.abc import Callable
 
 from jaxdesc.errors import UserError
 
+# Where keypoints come from; matching.keypoints, which knows, loads JAX.
+DETECTOR = "hessian"
+KEYPOINTS = "hessian|sift|grid|own|FILE.h5"
+KEYPOINTS_TOLD = (
+    "hessian, or hessian:1.2,1.7 at these scales in pixels; sift; grid; own, the method's "
+    "detector; FILE.h5, keypoints of any detector, as hloc keeps them"
+)
+
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 
 

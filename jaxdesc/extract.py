@@ -16,14 +16,17 @@ def flags() -> argparse.ArgumentParser:
     parser = cli.parser(
         "extract",
         "Describes keypoints of all images of a folder; images that are there already are skipped, so an interrupted run goes on when it is started again.",
-        "python -m jaxdesc.extract IMAGES --out features.h5 --keypoints sift",
+        "python -m jaxdesc.extract IMAGES --out features.h5 --max-keypoints 2000",
     )
     parser.add_argument("images", metavar="IMAGES", help="folder of images, nested or not, or one image")
     parser.add_argument("--out", required=True, metavar="PATH", help="hloc: FILE.h5; colmap: FILE.db (and the descriptors in FILE.h5); others: a folder")
     told = "weight file or training workdir (default: pump's, which come with the package)"
     parser.add_argument("--weights", metavar="W", help=told)
     parser.add_argument(
-        "--keypoints", default="sift", metavar="sift|grid|FILE.h5", help="where to describe; FILE.h5: keypoints of any detector, as hloc keeps them"
+        "--keypoints",
+        default=cli.DETECTOR,
+        metavar=cli.KEYPOINTS,
+        help=f"where to describe: {cli.KEYPOINTS_TOLD} (default: {cli.DETECTOR})",
     )
     parser.add_argument("--format", default="hloc", choices=FORMATS, help="of the output (default: hloc)")
     parser.add_argument(
@@ -72,7 +75,7 @@ def extract_folder(
     predictor,
     images: Path,
     out: Path,
-    source: str = "sift",
+    source: str = cli.DETECTOR,
     kind: str = "hloc",
     most: int = 4096,
     scales: str = "own",
@@ -90,12 +93,20 @@ def extract_folder(
 
     from jaxdesc.data.images import find_images
     from jaxdesc.images import UnreadableImage, read_rgb
-    from jaxdesc.predict.sparse import check_source, described, keypoints_of
+    from jaxdesc.matching.keypoints import settings as keypoint_settings
+    from jaxdesc.predict.sparse import check_source, features_of
     from jaxdesc.store.settings import claim
 
     root, names = (images.parent, [images.name]) if images.is_file() else (images, find_images(images))
-    check_source(source, names)
-    settings = {"weights": predictor.digest, "format": kind, "keypoints": source, "max_keypoints": most, "scales": scales, "storage": storage}
+    check_source(predictor, source, names)
+    settings = {
+        "weights": predictor.digest,
+        "format": kind,
+        **keypoint_settings(source),
+        "max_keypoints": most,
+        "scales": scales,
+        "storage": storage,
+    }
     claim(out if kind != "colmap" else out.with_suffix(".h5"), settings, overwrite)
     sink = open_sink(kind, out, storage)
     todo = [name for name in names if not sink.has(name)]
@@ -107,9 +118,9 @@ def extract_folder(
             except UnreadableImage as e:
                 unreadable[name] = e.reason
                 continue
-            found, dropped = keypoints_of(source, name, rgb, most)
+            found, dropped = features_of(predictor, source, name, rgb, most, scales)
             outside += dropped
-            sink.write(name, described(predictor, rgb, found, scales))
+            sink.write(name, found)
             bar.set_postfix_str(f"{len(found)} keypoints", refresh=False)
     if len(unreadable) == len(names):
         raise UserError(f"None of the {len(names)} images of {images} can be read; {names[0]}: {unreadable[names[0]]}.")

@@ -14,7 +14,7 @@ def flags() -> argparse.ArgumentParser:
         "match",
         "Matches two images, or all pairs of the images in a folder (or those of a list); a folder's interrupted run goes on when it is started again.",
         "python -m jaxdesc.match A.jpg B.jpg --out m.npz --figure m.png\n  python -m jaxdesc.match FOLDER --pairs pairs.txt --out matches.h5\n"
-        "  python -m jaxdesc.match FOLDER --keypoints sift --max-rot 180 --out matches.h5",
+        "  python -m jaxdesc.match FOLDER --keypoints --max-rot 180 --out matches.h5",
     )
     parser.add_argument("inputs", nargs="+", metavar="IMAGE", help="two images, or one folder")
     told = "weight file or training workdir (default: pump's, which come with the package)"
@@ -50,8 +50,11 @@ def flags() -> argparse.ArgumentParser:
     folder.add_argument("--features", metavar="FILE.h5", help="keypoints that the pairs share (default: OUT with _features before its suffix)")
     folder.add_argument(
         "--keypoints",
-        metavar="sift|grid|FILE.h5",
-        help="match keypoints by their descriptors, in the scale and rotation in which most agree; FILE.h5: hloc's",
+        nargs="?",
+        const=cli.DETECTOR,
+        metavar=cli.KEYPOINTS,
+        help="match keypoints by their descriptors, in the scale and rotation in which most "
+        f"agree: {cli.KEYPOINTS_TOLD} (nothing named: {cli.DETECTOR})",
     )
     folder.add_argument("--max-keypoints", type=int, default=2000, metavar="N", help="--keypoints: the best-scored of an image (default: 2000)")
     folder.add_argument("--cell", type=float, default=4.0, metavar="PX", help="one keypoint in a square of this side (default: 4)")

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from jaxdesc.config import MethodConfig, Options
-from jaxdesc.types import Array, Batch, Correspondences, Grid, Variables
+from jaxdesc.types import Array, Batch, Correspondences, Grid, Keypoints, Variables
 
 Say = Callable[[str], None]  # is told a sentence
 Progress = Callable[[int, int], None]  # is told the work done and the work to do
@@ -97,6 +97,20 @@ class Points(Protocol):
         ...
 
 
+class Detect(Protocol):
+    def __call__(
+        self, variables: Variables, image: np.ndarray, most: int
+    ) -> tuple[Keypoints, np.ndarray]:
+        """The method's own keypoints of a photograph (H, W, 3) of any size, and their descriptors.
+
+        On the host. At most `most`, the best first; descriptors (N, D) float32 of unit length.
+
+        Args:
+          image: uint8, or floats in [0, 1].
+        """
+        ...
+
+
 class Explain(Protocol):
     def __call__(
         self,
@@ -127,6 +141,7 @@ class Method(NamedTuple):
     square_px: int | None = None  # side of the squares that transfer takes
     dense: Dense | None = None  # None: linear between the matches
     points: Points | None = None
+    detect: Detect | None = None  # None: keypoints come from elsewhere
     explain: Explain | None = None
 
 

@@ -22,6 +22,17 @@ def seconds(function: Callable, *arguments, repeat: int, warm: bool = True) -> f
     return sorted(times)[repeat // 2]
 
 
+def cpu_seconds(function: Callable[[], object], repeat: int) -> float:
+    """Median CPU time of all threads, after one call that warms up."""
+    function()
+    times = []
+    for _ in range(repeat):
+        start = time.process_time()
+        function()
+        times.append(time.process_time() - start)
+    return sorted(times)[repeat // 2]
+
+
 def compiled(function: Callable, *arguments):
     """(compiled function, peak bytes of its temporaries and results)."""
     import jax

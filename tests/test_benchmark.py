@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from jaxdesc import benchmark, cli
+from jaxdesc import benchmark, cli, timing
 from jaxdesc.config import Source
 from jaxdesc.method import Method
 from jaxdesc.methods import METHODS
@@ -80,3 +80,27 @@ def test_a_step_of_posed_pairs(verb, monkeypatch):
 def test_mistakes_are_one_sentence(verb, arguments, words):
     out, err = verb(*arguments, status=2)
     assert not out and err.startswith("jaxdesc: ") and words in err and err.count("\n") == 1
+
+
+def test_detectors_beside_sifts(verb, monkeypatch):
+    seconds = iter([0.2, 0.05, 0.1])
+    counted = []
+
+    def cpu_seconds(function, repeat):
+        counted.append((len(function().score), repeat))
+        return next(seconds)
+
+    monkeypatch.setattr(benchmark, "cpu_seconds", cpu_seconds)
+    out, _ = verb("keypoints", "--repeat", 3)
+    rows = [line.split() for line in out.splitlines()[1:]]
+    assert [row[0] for row in rows] == ["sift", "hessian", "hessian:1.2,1.7,2.4,3.4"]
+    ratios = [("200.0", "1.00"), ("50.0", "0.25"), ("100.0", "0.50")]
+    assert [(row[1], row[3]) for row in rows] == ratios
+    assert all(300 < count <= 2000 and repeat == 3 for count, repeat in counted)
+
+
+def test_cpu_seconds_is_the_median_of_the_calls_after_the_first(monkeypatch):
+    clock = iter([10.0, 10.5, 20.0, 23.0, 30.0, 31.0])
+    monkeypatch.setattr(timing.time, "process_time", lambda: next(clock))
+    calls = []
+    assert timing.cpu_seconds(lambda: calls.append(1), 3) == 1.0 and len(calls) == 4

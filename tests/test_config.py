@@ -35,9 +35,9 @@ def test_paper_variant_is_the_published_recipe():
     assert (draw.min_side_px, draw.max_side_px, draw.noise) == (256, 1536, 12.5)
     assert (draw.swap_probability, draw.flip_probability, draw.crop_scale, draw.trials) == (0.5, 0.5, 1.5, 5)
     assert cfg.method.uniq_weight == 0.3 and cfg.method.ap_bins == 20
-    for variant in ("paper", "paper_s", "paper_u", "default"):
+    assert (draw.blur_px, draw.motion_px, draw.shade, draw.gamma, draw.jpeg_quality, draw.ramp_steps) == (0, 0, 0, 1, 100, 0)
+    for variant in ("paper", "paper_s", "paper_u", "default", "shipped"):
         assert config.load(f"{PUMP}:{variant}").method.batch_statistics == "separate"
-    assert config.load(f"{PUMP}:shipped").method.batch_statistics == "joint"
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """python -m jaxdesc.extract as a user meets it."""
 
+import json
 import os
 import re
 import shutil
@@ -8,13 +9,12 @@ import sqlite3
 import subprocess
 import sys
 
-import cv2
 import h5py
 import numpy as np
 import pytest
 from PIL import Image
 
-from jaxdesc.data import keypoints
+from jaxdesc.matching import keypoints
 from jaxdesc.predict import predictor
 from jaxdesc.predict.predictor import SCALES, Predictor
 from jaxdesc.store import features
@@ -54,7 +54,7 @@ def calls(monkeypatch):
     return made
 
 
-def test_hloc_file_of_sift_keypoints(extract, folder, tmp_path, calls, weight_file):  # noqa: F811
+def test_hloc_file_of_keypoints(extract, folder, tmp_path, calls, weight_file):  # noqa: F811
     out = tmp_path / "f.h5"
     told, _ = extract(folder, "--out", out, "--max-keypoints", 50)
     assert "4 images described, 0 were there already" in told
@@ -67,6 +67,10 @@ def test_hloc_file_of_sift_keypoints(extract, folder, tmp_path, calls, weight_fi
             np.testing.assert_array_equal(group["image_size"], rgb.shape[1::-1])
             expected = net.describe_at(rgb, group["keypoints"][()], group["scales"][()])
             np.testing.assert_allclose(group["descriptors"][()].T, expected, atol=1e-3)  # float16
+            best = np.sort(group["scores"][()])[::-1]
+            np.testing.assert_array_equal(group["scores"][()], best)
+            kept = keypoints.find("hessian").detect(rgb, 50)
+            np.testing.assert_array_equal(group["keypoints"][()], kept.xy_px)
         assert file["flat.png/keypoints"].shape == (0, 2) and file["flat.png/descriptors"].shape == (6, 0)
     count = len(calls)
     os.remove(folder / "flat.png")
@@ -77,6 +81,12 @@ def test_hloc_file_of_sift_keypoints(extract, folder, tmp_path, calls, weight_fi
     assert "was made with other settings (max_keypoints was 50 and is now 60)" in err
     told, _ = extract(folder, "--out", out, "--max-keypoints", 60, "--overwrite")
     assert "4 images described" in told
+    _, err = extract(folder, "--out", out, "--max-keypoints", 60, "--keypoints", "sift", status=2)
+    assert "keypoints was 'hessian' and is now 'sift'" in err
+    note = json.loads((tmp_path / "f.h5.json").read_text())
+    (tmp_path / "f.h5.json").write_text(json.dumps(note | {"keypoints_version": 0}))
+    _, err = extract(folder, "--out", out, "--max-keypoints", 60, status=2)
+    assert "with other settings (keypoints_version was 0 and is now 1)" in err
     (tmp_path / "f.h5.json").unlink()
     _, err = extract(folder, "--out", out, "--max-keypoints", 60, status=2)
     assert "f.h5 exists already" in err
@@ -203,7 +213,10 @@ def test_unreadable_images_are_named(extract, folder, tmp_path):
         (["images", "--out", "f.npz"], "must end in .h5 for --format hloc"),
         (["images", "--out", "f.h5", "--format", "colmap"], "must end in .db for --format colmap"),
         (["images", "--out", "images/a.png", "--format", "npz"], "a.png is a file; --format npz writes into a folder"),
-        (["images", "--out", "f.h5", "--keypoints", "orb"], "--keypoints orb must be sift, grid or a file"),
+        (["images", "--out", "f.h5", "--keypoints", "orb"], "--keypoints orb must be hessian, hessian:SIGMA,SIGMA.., sift, grid or own, or a file"),
+        (["images", "--out", "f.h5", "--keypoints", "hessian:1.2;3"], "hessian:1.2;3 are malformed"),
+        (["images", "--out", "f.h5", "--keypoints", "hessian:90"], "The scales of hessian, 90, must"),
+        (["images", "--out", "f.h5", "--keypoints", "own"], "pump with these weights has no detector"),
         (["images", "--out", "f.h5", "--keypoints", "images/a.png"], "a.png is not an HDF5 file"),
         (["images", "--out", "f.h5", "--max-keypoints", "0"], "--max-keypoints 0 must be at least 1"),
     ],
@@ -236,43 +249,3 @@ runpy.run_module("jaxdesc.extract", run_name="__main__")
     assert len(features.list_names(out)) == 2
     told, _ = extract(folder, "--out", out)
     assert "2 images described, 2 were there already" in told
-
-
-# ---- keypoints
-
-
-def test_sift_finds_blobs_where_they_are():
-    y, x = np.mgrid[:120, :150]
-    for centre, sigma in (((60, 50), 3), ((60.5, 50.25), 4), ((70, 61.75), 6)):
-        blob = 255 * np.exp(-((x - centre[0]) ** 2 + (y - centre[1]) ** 2) / (2 * sigma**2))
-        found = keypoints.sift(np.stack([blob.astype(np.uint8)] * 3, -1), 5)
-        np.testing.assert_allclose(found.xy_px[0], centre, atol=0.06)
-        # a blob answers to a difference of Gaussians of about its own sigma; the support is 12 of those
-        assert 0.75 * 12 * sigma < found.scale_px[0] < 1.1 * 12 * sigma
-        assert len(np.unique(found.xy_px, axis=0)) == len(found.xy_px), "orientations are not told apart"
-
-
-def test_sift_keeps_the_best():
-    rgb = noise(120, 150)
-    every, some = keypoints.sift(rgb, 10**6), keypoints.sift(rgb, 20)
-    assert len(every.score) > 40 and len(some.score) == 20
-    np.testing.assert_array_equal(some.score, np.sort(every.score)[::-1][:20])
-
-
-def test_sift_counts_places_not_orientations():
-    """The strongest different places that OpenCV's default finds, a quarter of a pixel back."""
-    rgb = noise(120, 150)
-    raw = cv2.SIFT_create().detect(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY))
-    contrast = {}
-    for point in raw:
-        contrast[point.pt] = max(point.response, contrast.get(point.pt, 0))
-    strongest = sorted(contrast, key=contrast.get, reverse=True)[:40]
-    assert len(contrast) < len(raw) and len(strongest) == 40
-    found = keypoints.sift(rgb, 40)
-    np.testing.assert_allclose(found.xy_px, np.array(strongest) - 0.25, atol=1e-5)
-
-
-def test_grid():
-    np.testing.assert_array_equal(keypoints.grid((9, 13), 100).xy_px, [[x, y] for y in (2, 6) for x in (2, 6, 10)])
-    found = keypoints.grid((480, 640), 1000)
-    assert 700 < len(found.xy_px) <= 1000 and (found.xy_px >= 0).all() and (found.xy_px < [640, 480]).all()

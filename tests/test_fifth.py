@@ -149,7 +149,12 @@ def test_folders_keypoints_and_scores(verb, weights, images, data, tmp_path):  #
         assert file["a.png/descriptors"].shape[0] == 6
     out = tmp_path / "scores"
     told = verb("evaluate", "homography", "--data", data, "--weights", ours, "--out", out)
-    assert f"| {ours} on sift | data (1 sequences) |" in told and (out / "results.md").exists()
+    assert f"| {ours} on hessian | data (1 sequences) |" in told and (out / "results.md").exists()
+    own = ["--keypoints", "own", "--max-keypoints", "7", "--out", tmp_path / "own.h5"]
+    verb("extract", images, "--weights", ours, *own)
+    with h5py.File(tmp_path / "own.h5") as file:
+        np.testing.assert_array_equal(file["a.png/keypoints"][:, 0], 1.5 + 4 * np.arange(7))
+        assert file["a.png/scales"][:].tolist() == [4] * 7
     moved = jaxdesc.load(ours).transfer(noise(96, 112), noise(96, 112), [[50.0, 40.0]])
     assert moved.shape == (1, 2)
 

@@ -256,7 +256,7 @@ def test_pair_that_does_not_match_writes_nothing(verb, monkeypatch, tmp_path):
         (["folder", "--out", "m.h5", "--pairs", "pairs2.txt"], "pairs2.txt, line 1: there is no image 'two.png'"),
         (["folder", "--out", "m.h5", "--cell", "0"], "--cell 0 and --max-error 4 must be above 0"),
         (["folder", "--out", "m.h5", "--keypoints", "sift", "--max-side", "64"], "leave --max-side out"),
-        (["folder", "--out", "m.h5", "--keypoints", "nowhere.h5", "--pairs", "pairs3.txt"], "nowhere.h5 must be sift, grid or a file of keypoints"),
+        (["folder", "--out", "m.h5", "--keypoints", "nowhere.h5", "--pairs", "pairs3.txt"], "nowhere.h5 must be hessian, .* or a file of keypoints"),
         (["folder", "--out", "m.h5", "--keypoints", "sift", "--max-keypoints", "0"], "--max-keypoints 0 must be at least 1"),
         (["blank", "--out", "m.h5"], "'my image.png' in .* holds a blank"),
     ],
@@ -320,7 +320,7 @@ def test_folder_goes_on_and_grows(verb, quick, folder, tmp_path):
 def test_keypoints_of_a_folder_are_matched_by_their_descriptors(verb, quick, folder, tmp_path):
     out, features, pairs = tmp_path / "m.h5", tmp_path / "m_features.h5", tmp_path / "1.txt"
     pairs.write_text("a.png b.jpg\n")
-    told, _ = verb(folder, "--out", out, "--keypoints", "sift", "--max-keypoints", 40, "--pairs", pairs)
+    told, _ = verb(folder, "--out", out, "--keypoints", "--max-keypoints", 40, "--pairs", pairs)
     assert "1 pairs matched, 0 were there already" in told and not quick
     a, b = (read_hdf5(features, name) for name in ("a.png", "b.jpg"))
     assert 5 < len(a) <= 40 and a.descriptors.shape == (len(a), TINY["output_dim"]) and a.scales is not None
@@ -331,10 +331,10 @@ def test_keypoints_of_a_folder_are_matched_by_their_descriptors(verb, quick, fol
         len(mutual), abs=2
     )  # descriptors are stored in half precision
     np.testing.assert_allclose(scores, similarity[tuple(indices.T)], atol=2e-3)
-    told, _ = verb(folder, "--out", out, "--keypoints", "sift", "--max-keypoints", 40)
+    told, _ = verb(folder, "--out", out, "--keypoints", "hessian", "--max-keypoints", 40)
     assert "2 pairs matched, 1 were there already" in told
     _, err = verb(folder, "--out", out, "--keypoints", "grid", "--max-keypoints", 40, status=2)
-    assert "was made with other settings (keypoints was 'sift' and is now 'grid')" in err
+    assert "was made with other settings (keypoints was 'hessian' and is now 'grid')" in err
 
 
 def test_folder_spares_files_of_others(verb, quick, folder, tmp_path):

@@ -27,9 +27,10 @@ class FeatureOptions(EvalOptions):
         choices=("rootsift",),
     )
     keypoints: str | Path = option(
-        "sift",
-        "where --weights describe; FILE.h5: keypoints of any detector, as hloc keeps them",
-        unit="sift|grid|FILE.h5",
+        "hessian",
+        "where --weights describe: hessian, or hessian:1.2,1.7 at these scales in pixels; sift; "
+        "grid; own, the method's detector; FILE.h5: keypoints of any detector, as hloc keeps them",
+        unit="hessian|sift|grid|own|FILE.h5",
     )
     max_keypoints: int = option(2000, "the best-scored of an image", at_least=1)
     suffix: str = option(
@@ -68,7 +69,7 @@ def predict(options: FeatureOptions, root: Path, names: Sequence[str], out: Path
 
 
 def _rootsift(most: int) -> tuple[dict[str, Any], Callable[[str, np.ndarray], Features]]:
-    from jaxdesc.data.keypoints import root_sift
+    from jaxdesc.matching.keypoints import root_sift
 
     def features_of(name: str, rgb: np.ndarray) -> Features:
         found, descriptors = root_sift(rgb, most)
@@ -80,21 +81,22 @@ def _rootsift(most: int) -> tuple[dict[str, Any], Callable[[str, np.ndarray], Fe
 def _trained(
     options: FeatureOptions, names: Sequence[str]
 ) -> tuple[dict[str, Any], Callable[[str, np.ndarray], Features]]:
+    from jaxdesc.matching import keypoints
+    from jaxdesc.predict import sparse
     from jaxdesc.predict.predictor import load, tell
-    from jaxdesc.predict.sparse import check_source, described, keypoints_of
 
     source = str(options.keypoints)
-    check_source(source, names)
     predictor = load(options.weights)
+    sparse.check_source(predictor, source, names)
 
     def features_of(name: str, rgb: np.ndarray) -> Features:
-        found, outside = keypoints_of(source, name, rgb, options.max_keypoints)
+        found, outside = sparse.features_of(predictor, source, name, rgb, options.max_keypoints)
         if outside:
             tell(f"{outside} keypoints of {name} outside the image dropped.")
-        return described(predictor, rgb, found)
+        return found
 
     settings = {"method": f"{predictor.source} on {source}", "weights": predictor.digest}
-    return {**settings, "keypoints": source}, features_of
+    return {**settings, **keypoints.settings(source)}, features_of
 
 
 # ---- reading

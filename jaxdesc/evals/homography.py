@@ -1,4 +1,8 @@
-"""Matches scored by known homographies: MMA as D2-Net counts it, MMA at a given number of matches (PUMP), and homographies estimated from the matches."""
+"""Keypoints and matches scored by known homographies.
+
+MMA as D2-Net counts it, MMA at a given number of matches (PUMP), homographies estimated from the
+matches, and how many keypoints are found again.
+"""
 
 import time
 from collections.abc import Sequence
@@ -14,7 +18,16 @@ from jaxdesc.errors import UserError
 from jaxdesc.evals import Protocol, features
 from jaxdesc.evals.hpatches import HomographyPair, dataset_name, read_cache, read_pairs
 from jaxdesc.evals.matched import MatchedOptions
-from jaxdesc.evals.plane import ESTIMATORS, Measured, above, accuracy, against_count, measure, threshold_for
+from jaxdesc.evals.plane import (
+    ESTIMATORS,
+    Measured,
+    above,
+    accuracy,
+    against_count,
+    measure,
+    repeatability,
+    threshold_for,
+)
 from jaxdesc.evals.result import Curve, Result
 from jaxdesc.evals.two_view import error_auc
 from jaxdesc.store import matches as match_files
@@ -104,12 +117,15 @@ def score(options: Options, predictions: Path | str) -> list[Result]:
             "relative to that folder?"
         )
     target = _target(options, pairs)
-    root, measured, sizes = Path(options.data), [], {}
+    root, measured, repeated, sizes = Path(options.data), [], [], {}
     estimator = ESTIMATORS[options.estimator], options.ransac_px
     start = time.perf_counter()
     for pair in tqdm(pairs, desc="scoring", unit="pair", dynamic_ncols=True):
         f1, f2 = (top(read(name), options.top) for name in (pair.name1, pair.name2))
-        size1 = f1.image_size or sizes.setdefault(pair.name1, features.size_of(root / pair.name1))
+        size1, size2 = (
+            f.image_size or sizes.setdefault(name, features.size_of(root / name))
+            for f, name in ((f1, pair.name1), (f2, pair.name2))
+        )
         if options.matches:
             matches = match_files.read_hdf5(
                 options.matches, pair.name1, pair.name2, (len(f1), len(f2))
@@ -117,6 +133,8 @@ def score(options: Options, predictions: Path | str) -> list[Result]:
         else:
             matches = mutual_nearest(f1.descriptors, f2.descriptors)
         measured.append(measure(pair, f1, f2, matches, size1, estimator))
+        ends = f1.keypoints, f2.keypoints
+        repeated.append(repeatability(pair.H_1to2, ends, (size1, size2), CORNER_PX))
     seconds = time.perf_counter() - start
     nearest = "mutual nearest neighbours, cosine"
     settings = {
@@ -138,6 +156,7 @@ def score(options: Options, predictions: Path | str) -> list[Result]:
         mma(pairs, measured, options.top, settings, about),
         at_count(pairs, measured, target, with_target, about),
         homographies(pairs, measured, (options.estimator, options.ransac_px), settings, about),
+        repeatabilities(pairs, repeated, settings, about),
     ]
 
 
@@ -184,7 +203,11 @@ def mma(pairs: Sequence[HomographyPair], measured: Sequence[Measured], top: int 
     """Mean over pairs of the share of matches within 1..10 px. Source: D2-Net, HPatches-Sequences-Matching-Benchmark."""
     shares = accuracy([m.error_px for m in measured], MMA_PX)
     lines = _lines(pairs, shares)
-    counts = {"features": float(np.mean([m.counts for m in measured])), "matches": float(np.mean([len(m.error_px) for m in measured]))}
+    counts = {
+        "features": float(np.mean([m.counts for m in measured])),
+        "matches": float(np.mean([len(m.error_px) for m in measured])),
+        "right@3": float(np.mean([np.sum(m.error_px <= 3) for m in measured])),
+    }
     items = {
         pair.key: {**{f"MMA@{t}": float(row[MMA_PX.index(t)]) for t in REPORTED_PX}, "matches": len(m.error_px)}
         for pair, row, m in zip(pairs, shares, measured, strict=True)
@@ -239,6 +262,35 @@ def homographies(
     )
 
 
+def repeatabilities(
+    pairs: Sequence[HomographyPair],
+    repeated: Sequence[np.ndarray],
+    settings: dict[str, Any],
+    about: dict[str, Any],
+) -> Result:
+    """Mean over pairs of `plane.repeatability` within 1, 3, 5 px; descriptors play no part."""
+    shares = np.array(repeated)
+    names = [f"repeatability@{t}" for t in CORNER_PX]
+    values = {
+        ("" if line == "overall" else f"{line} ") + name: float(value)
+        for line, row in _lines(pairs, shares).items()
+        for name, value in zip(names, row, strict=True)
+    }
+    items = {
+        pair.key: dict(zip(names, map(float, row), strict=True))
+        for pair, row in zip(pairs, shares, strict=True)
+    }
+    settings = {k: v for k, v in settings.items() if k != "matching"}
+    return Result(
+        protocol="repeatability/superpoint",
+        estimator="",
+        values=values,
+        per_item=items,
+        settings=settings | {"thresholds_px": CORNER_PX, "distances": "in image 2"},
+        **about,
+    )
+
+
 def cached(path: Path) -> Result:
     """A result file of D2-Net's or R2D2's notebook as a result of the same protocol."""
     lines = {line: y[: len(MMA_PX)] for line, y in read_cache(path).items()}
@@ -248,7 +300,7 @@ def cached(path: Path) -> Result:
 
 PROTOCOL = Protocol(
     "homography",
-    "HPatches or Oxford: MMA, MMA against the number of matches, homography accuracy",
+    "HPatches or Oxford: MMA, MMA against the number of matches, homography accuracy, repeatability",
     Options,
     predict,
     score,

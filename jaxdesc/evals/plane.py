@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
+from scipy.spatial import cKDTree
 
 from jaxdesc.evals.hpatches import HomographyPair
 from jaxdesc.store.features import Features
@@ -65,6 +66,30 @@ def measure(
     xy1, xy2 = f1.keypoints[indices[:, 0]], f2.keypoints[indices[:, 1]]
     error = np.linalg.norm(project(pair.H_1to2, xy1) - xy2, axis=1)
     return Measured(error, similarity, corner_error(estimate(xy1, xy2, *estimator), pair.H_1to2, size1), (len(f1), len(f2)))
+
+
+def repeatability(
+    H_1to2: np.ndarray,
+    keypoints: tuple[np.ndarray, np.ndarray],
+    sizes: tuple[tuple[int, int], tuple[int, int]],
+    thresholds_px: Sequence[float],
+) -> np.ndarray:
+    """(T,) fraction of the keypoints seen by both images that the other image has too.
+
+    Of keypoints (N1, 2) and (N2, 2) of images of (width, height), those count that H or its
+    inverse puts into the other image. One is repeated if one of the other image's is within t
+    pixels in image 2; (N1 repeated + N2 repeated) / (N1 + N2), and 0 without any.
+    Source: SuperPoint's evaluation, `compute_repeatability`.
+    """
+    seen = []
+    for xy, H, (w, h) in zip(keypoints, (H_1to2, np.linalg.inv(H_1to2)), sizes[::-1], strict=True):
+        there = project(H, xy)
+        seen.append(((there >= -0.5) & (there <= np.array([w, h]) - 0.5)).all(1))
+    moved, found = project(H_1to2, keypoints[0][seen[0]]), keypoints[1][seen[1]]
+    if not (len(moved) and len(found)):
+        return np.zeros(len(thresholds_px))
+    nearest = np.concatenate([cKDTree(found).query(moved)[0], cKDTree(moved).query(found)[0]])
+    return (nearest[:, None] <= np.asarray(thresholds_px)).mean(0)
 
 
 # ---- all pairs

@@ -12,6 +12,7 @@ from tqdm import tqdm
 from jaxdesc.data.images import find_images
 from jaxdesc.errors import UserError
 from jaxdesc.images import UnreadableImage, read_rgb
+from jaxdesc.matching import keypoints
 from jaxdesc.method import Say
 from jaxdesc.predict import sparse
 from jaxdesc.predict.predictor import Predictor
@@ -33,7 +34,7 @@ class Dense(NamedTuple):
 class Sparse(NamedTuple):
     """Matches of keypoints."""
 
-    keypoints: str = "sift"  # see `sparse.keypoints_of`
+    source: str = keypoints.DEFAULT  # of keypoints, see `sparse.check_source`
     most: int = 2000  # of an image
 
 
@@ -53,8 +54,9 @@ def match_folder(
     """
     pairs, dropped = _pairs(folder, pairs_file)
     if isinstance(how, Sparse):
-        sparse.check_source(how.keypoints, list(dict.fromkeys(name for pair in pairs for name in pair)))
-    settings = {"weights": predictor.digest, **how._asdict(), **dataclasses.asdict(options)}
+        names = list(dict.fromkeys(name for pair in pairs for name in pair))
+        sparse.check_source(predictor, how.source, names)
+    settings = {"weights": predictor.digest, **_settings(how), **dataclasses.asdict(options)}
     for what_changes_no_match in ("memory_bytes", "cell_px", "max_error_px"):
         settings.pop(what_changes_no_match, None)
     if not overwrite and not out.exists() and features.exists():
@@ -94,10 +96,18 @@ def match_folder(
     with atomic(listed) as temporary:
         temporary.write_text("".join(f"{a} {b}\n" for a, b in done))
     if isinstance(how, Dense):
-        keypoints, indices = files.aggregate_dense({pair: files.read_dense_hdf5(out, *pair) for pair in done}, how.cell_px, how.max_error_px)
-        files.write_aggregated(features, out, keypoints, indices)
+        read_pair = functools.partial(files.read_dense_hdf5, out)
+        matches = {pair: read_pair(*pair) for pair in done}
+        joined = files.aggregate_dense(matches, how.cell_px, how.max_error_px)
+        files.write_aggregated(features, out, *joined)
     counts = [len(feature_files.read_hdf5(features, name)) for name in {name for pair in done for name in pair}]
     return {"pairs": len(done) - skipped, "skipped": skipped, "dropped": dropped, "unreadable": unreadable, "keypoints": float(np.mean(counts))}
+
+
+def _settings(how: Dense | Sparse) -> dict[str, Any]:
+    if isinstance(how, Dense):
+        return how._asdict()
+    return {"most": how.most, **keypoints.settings(how.source)}
 
 
 def _pairs(folder: Path, pairs_file: Path | None) -> tuple[list[tuple[str, str]], dict[str, int]]:
@@ -127,10 +137,12 @@ def _sparse(predictor: Predictor, read: Callable, out: Path, features: Path, opt
     @functools.lru_cache(maxsize=16)
     def features_of(name: str) -> feature_files.Features:
         if name not in known:
-            found, outside = sparse.keypoints_of(how.keypoints, name, read(name), how.most)
+            found, outside = sparse.features_of(
+                predictor, how.source, name, read(name), how.most
+            )
             if outside:
                 say(f"{outside} keypoints of {name} outside the image dropped.")
-            feature_files.write_hdf5(features, name, sparse.described(predictor, read(name), found))
+            feature_files.write_hdf5(features, name, found)
         return feature_files.read_hdf5(features, name)
 
     def match(name1: str, name2: str) -> int:

@@ -28,21 +28,24 @@ from jaxdesc.images import (
     resize,
     to_float,
 )
+from jaxdesc.matching import keypoints
 from jaxdesc.matching.densify import densify
+from jaxdesc.matching.keypoints import SUPPORT_PX
 from jaxdesc.method import Progress
 from jaxdesc.ops.sampling import descriptors_at, full_size
 from jaxdesc.store import weights as weight_files
 from jaxdesc.store.checkpoint import read_run
-from jaxdesc.types import Array, Grid, Pair, UserError, Variables
+from jaxdesc.store.features import Features
+from jaxdesc.types import Array, Grid, Keypoints, Pair, UserError, Variables
 
 DEFAULT = "pump"
+KEYPOINTS = 2000  # of an image, where no number is asked for
 SHIPPED = Path(__file__).parents[1] / "weights"
 TILE = 1536  # pixels: larger images are described in windows of this side, one after the other
 MARGIN = 128  # pixels by which a window is larger than what is taken from it: more than the published networks see
 SCALES = tuple(2 ** (-i / 4) for i in range(7))  # of the image pyramid of sparse descriptors: 1 down to 0.354; the next is below 30 %
 POINTS = 64  # points to be moved are padded to multiples of it: few programs
 SAMPLED = 1024  # likewise, of points that are described
-SUPPORT_PX = 32.0  # diameter of a keypoint's support that fits the network at scale 1; R2D2 writes 32 / scale into its files
 
 
 class Matches(NamedTuple):
@@ -124,6 +127,56 @@ class Predictor:
         for i in set(level.tolist()):
             out[level == i] = self._sampled(pixels, xy[level == i], SCALES[i])
         return out
+
+    def detect(
+        self, image: ImageLike, k: int = KEYPOINTS, detector: str = keypoints.DEFAULT
+    ) -> Keypoints:
+        """The `k` best keypoints of an image, by falling score where the detector ranks them.
+
+        Args:
+          detector: "hessian", the determinant of the Hessian, "hessian:1.2,1.7" at these scales,
+            see `matching.hessian`; "sift"; "grid"; "own", the method's, where it has one.
+        Raises:
+          UserError: as `describe`; k below 1; as `check_detector`.
+        """
+        return self._detected(read_rgb(image), k, detector)[0]
+
+    def features(
+        self, image: ImageLike, k: int = KEYPOINTS, detector: str = keypoints.DEFAULT
+    ) -> Features:
+        """`detect`, and the keypoints' descriptors as `describe_at` gives them, or, of the
+        method's own detector, as that does.
+
+        Returns:
+          keypoints (N, 2), descriptors (N, D), scores (N,), scales (N,) or None, image_size.
+        """
+        pixels = read_rgb(image)
+        found, descriptors = self._detected(pixels, k, detector)
+        if descriptors is None:
+            descriptors = self.describe_at(pixels, found.xy_px, found.scale_px)
+        return of_keypoints(found, pixels, descriptors)
+
+    def check_detector(self, detector: str) -> None:
+        """Raises UserError: no detector of this name; its scales; the method has none of its own."""
+        if detector == keypoints.OWN:
+            if self.method.detect is None:
+                raise UserError(
+                    f"{self.name} with these weights has no detector of its own: take "
+                    "hessian, sift, grid or a file of keypoints."
+                )
+        elif keypoints.find(detector) is None:
+            raise UserError(f"There is no detector {detector!r}; there are {keypoints.NAMES}.")
+
+    def _detected(
+        self, pixels: np.ndarray, k: int, detector: str
+    ) -> tuple[Keypoints, np.ndarray | None]:
+        """Keypoints, and the descriptors of those that the method found."""
+        if k < 1:
+            raise UserError(f"k = {k} keypoints must be at least 1.")
+        self.check_detector(detector)
+        if detector == keypoints.OWN:
+            return self.method.detect(self.variables, pixels, k)
+        return keypoints.find(detector).detect(pixels, k), None
 
     def match(
         self,
@@ -260,6 +313,20 @@ def _parts(n: int) -> list[tuple[int, int, int]]:
     corners = [*range(0, last, TILE - 2 * MARGIN), last]
     starts = [0, *(corner + MARGIN for corner in corners[1:])]
     return list(zip(corners, starts, [*starts[1:], n], strict=True))
+
+
+def of_keypoints(
+    found: Keypoints, pixels: np.ndarray, descriptors: np.ndarray | None = None
+) -> Features:
+    """What a detector found in an image (H, W, 3) as features, with descriptors (N, D) if given."""
+    n, scale = len(found.score), np.asarray(found.scale_px)
+    return Features(
+        np.asarray(found.xy_px),
+        np.zeros((n, 0), np.float32) if descriptors is None else descriptors,
+        np.asarray(found.score),
+        scale if n == 0 or scale.any() else None,
+        (pixels.shape[1], pixels.shape[0]),
+    )
 
 
 _full_size = jax.jit(full_size, static_argnames=("grid", "size_hw"))

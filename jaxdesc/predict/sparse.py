@@ -1,4 +1,4 @@
-"""Keypoints of images, their descriptors and their matches, for the verbs and the protocols that match sparse features."""
+"""Keypoints of images, their descriptors and their matches, for the verbs and the protocols."""
 
 import dataclasses
 import functools
@@ -9,50 +9,73 @@ from typing import Any
 import cv2
 import numpy as np
 
-from jaxdesc.data import keypoints
 from jaxdesc.data.nearest import mutual_nearest
 from jaxdesc.errors import UserError
 from jaxdesc.images import fit, rescale, resize, to_float
+from jaxdesc.matching import keypoints
+from jaxdesc.matching.keypoints import SUPPORT_PX
 from jaxdesc.matching.views import Crop, Views, factors, poses, view
-from jaxdesc.predict.predictor import SCALES, SUPPORT_PX, Predictor
+from jaxdesc.predict.predictor import SCALES, Predictor, of_keypoints
 from jaxdesc.store.features import Features, list_names, read_keypoints, top
 
-DETECTORS = ("sift", "grid")  # sources of keypoints that are no files
 SEARCH_SIDE = 256  # pixels: to which images are shrunk while their scale and rotation are sought
 SEARCHED = 500  # keypoints that are matched then
 AGREEMENT_PX = 8.0  # of matches with a similarity transform, in the shrunk image 2
 AGREEING = 12  # fewer do so by chance
 
 
-def check_source(source: str, names: Sequence[str]) -> None:
-    """Raises UserError unless `source` is a detector or a file with keypoints of all images `names`."""
-    if source in DETECTORS:
-        return
+def check_source(predictor: Predictor, source: str, names: Sequence[str]) -> None:
+    """Raises UserError unless `source` says where keypoints of all images `names` come from.
+
+    That is the name of a detector, see `Predictor.detect`, or a file.
+    """
+    if keypoints.is_detector(source):
+        return predictor.check_detector(source)
     if not Path(source).is_file():
-        raise UserError(f"--keypoints {source} must be sift, grid or a file of keypoints, and there is no such file.")
+        raise UserError(
+            f"--keypoints {source} must be {keypoints.NAMES}, or a file of keypoints, and there "
+            "is no such file."
+        )
     known = list_names(source)
     if lacking := [name for name in names if name not in known]:
-        raise UserError(f"{source} holds no keypoints of {len(lacking)} of the {len(names)} images, such as {lacking[0]}: detect them first.")
+        raise UserError(
+            f"{source} holds no keypoints of {len(lacking)} of the {len(names)} images, such as "
+            f"{lacking[0]}: detect them first."
+        )
 
 
-def keypoints_of(source: str, name: str, rgb: np.ndarray, most: int) -> tuple[Features, int]:
-    """Features of an image (H, W, 3) without descriptors, at most `most`, the best-scored, and how many keypoints of a file lie outside the image."""
-    size = (rgb.shape[1], rgb.shape[0])
-    if source not in DETECTORS:
-        found, outside = read_keypoints(source, name, size)
-        return top(found, most), outside
-    found = keypoints.sift(rgb, most) if source == "sift" else keypoints.grid(rgb.shape[:2], most)
-    return Features(found.xy_px, np.zeros((len(found.score), 0), np.float32), found.score, found.scale_px if source == "sift" else None, size), 0
+def features_of(
+    predictor: Predictor, source: str, name: str, rgb: np.ndarray, most: int, scales: str = "own"
+) -> tuple[Features, int]:
+    """At most `most` features of an image (H, W, 3), the best-scored.
+
+    Args:
+      source: the name of a detector, or a file that holds keypoints of `name`.
+      scales: "own", or "all": one row for each keypoint and level, whose scale is the diameter
+        that suits the level.
+    Returns:
+      the features, and how many keypoints of a file lie outside the image.
+    """
+    if keypoints.is_detector(source):
+        if scales == "own":
+            return predictor.features(rgb, most, source), 0
+        found, outside = of_keypoints(predictor.detect(rgb, most, source), rgb), 0
+    else:
+        found, outside = read_keypoints(source, name, (rgb.shape[1], rgb.shape[0]))
+        found = top(found, most)
+    return _described(predictor, rgb, found, scales), outside
 
 
-def described(predictor: Predictor, rgb: np.ndarray, found: Features, scales: str = "own") -> Features:
-    """Features with their descriptors; of scales "all" one row for each keypoint and level, whose scale is the diameter that suits the level."""
+def _described(predictor: Predictor, rgb: np.ndarray, found: Features, scales: str) -> Features:
     if scales == "own":
-        return dataclasses.replace(found, descriptors=predictor.describe_at(rgb, found.keypoints, found.scales))
+        descriptors = predictor.describe_at(rgb, found.keypoints, found.scales)
+        return dataclasses.replace(found, descriptors=descriptors)
     descriptors = predictor.describe_at(rgb, found.keypoints, "all")
     rows = found.take(np.repeat(np.arange(len(found)), len(SCALES)))
-    diameters = np.tile(SUPPORT_PX / np.array(SCALES, np.float32), len(found))
-    return dataclasses.replace(rows, descriptors=descriptors.reshape(len(rows), -1), scales=diameters.astype(np.float32))
+    diameters = np.tile(SUPPORT_PX / np.array(SCALES, np.float32), len(found)).astype(np.float32)
+    return dataclasses.replace(
+        rows, descriptors=descriptors.reshape(len(rows), -1), scales=diameters
+    )
 
 
 # ---- matches
@@ -66,7 +89,7 @@ def matched(predictor: Predictor, rgb1: np.ndarray, found1: Features, rgb2: np.n
 
     Args:
       rgb1, rgb2: (H, W, 3). found1, found2: their keypoints; a diameter counts as in `Predictor.describe_at`. Descriptors that they have already, as
-        `described`, serve where the images are seen as they are.
+        `features_of` gives them, serve where the images are seen as they are.
       options: the method's MatchOptions.
     Returns:
       (M, 2) indices with rising i, and (M,) float32 similarities, <d1, d2>.

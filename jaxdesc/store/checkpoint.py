@@ -101,8 +101,9 @@ class Reader(Checkpoints):
         if step is None:
             return None
         state = self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore()))["state"]
-        averages = [part["average"] for part in state["opt_state"] if isinstance(part, dict) and "average" in part]
-        return {"params": averages[0] if averages else state["params"], **state["model_state"]}
+        averages = [part for part in state["opt_state"] if isinstance(part, dict) and "average" in part]
+        used = averages[0] if averages else {"average": state["params"]}
+        return {"params": used["average"], **(used.get("model_state") or state["model_state"])}
 
 
 def read_run(workdir: Path) -> tuple[str, dict[str, Any], dict[str, Any], int]:

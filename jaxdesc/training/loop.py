@@ -2,17 +2,19 @@
 
 import collections
 import errno
+import itertools
 import json
 import math
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -27,12 +29,13 @@ from jaxdesc.method import Definition
 from jaxdesc.store.checkpoint import Checkpoints
 from jaxdesc.store.files import atomic
 from jaxdesc.store.pretrained import pretrained
-from jaxdesc.training.optim import make_optimizer
+from jaxdesc.training.optim import kept_average, make_optimizer, with_model_state
 from jaxdesc.training.report import Reporter
-from jaxdesc.training.step import AXIS, inference_variables, init_state, new_state, train_step, validation_step
+from jaxdesc.training.step import AXIS, inference_variables, init_state, new_state, settle_statistics, train_step, validation_step
 from jaxdesc.types import Correspondences, RawBatch, TrainState, UserError
 
 IN_FLIGHT = 2  # steps that may run ahead of the metrics that the host reads
+SETTLING = 20  # batches that the averaged parameters see for their batch statistics
 
 
 def claim(workdir: Path, cfg: configs.ExperimentConfig) -> None:
@@ -250,6 +253,16 @@ def run(cfg: configs.ExperimentConfig, workdir: str | Path) -> dict[str, float]:
                 if step % cfg.report.log_every == 0 or step == cfg.train.steps:
                     reporter.metrics(step, values)
 
+        def average_settled(parallel_settle: Callable, batches: Iterable[RawBatch]) -> TrainState:
+            """The state with batch statistics for the averaged parameters, begun from those of
+            the trained ones. Batches are drawn in slots of their own."""
+            settled = state.replace(opt_state=with_model_state(state.opt_state, jax.tree.map(jnp.copy, state.model_state)))
+            for i, raw in enumerate(itertools.islice(batches, SETTLING), 1):
+                first = np.int32(i * sum(pairs.values()))
+                raw = {part: (photos, first + slot) for part, (photos, slot) in raw.items()}
+                settled = parallel_settle(settled, _split(raw, local))
+            return settled
+
         def evaluate(step: int) -> None:
             settle(0)
             matches = {}
@@ -287,16 +300,20 @@ def run(cfg: configs.ExperimentConfig, workdir: str | Path) -> dict[str, float]:
                     state = replicate(begun_anew(current(), optimizer), devices)
                 method = build(cfg.method, axis_name=AXIS, **stage.options)
                 draw = partial(draw_batch, data=stage.data, cfg=cfg.draw)
-                parallel_step = parallel(
-                    partial(train_step, method=method, optimizer=optimizer, draw=draw, seed=cfg.train.seed, accumulate=cfg.train.accumulate), devices
-                )
-                batches = sources[stage.data].batches(position, jax.process_index(), jax.process_count())
+                how = partial(partial, method=method, draw=draw, seed=cfg.train.seed)
+                parallel_step = parallel(how(train_step, optimizer=optimizer, accumulate=cfg.train.accumulate), devices)
+                parallel_settle = parallel(how(settle_statistics), devices)
+                batches_from = partial(sources[stage.data].batches, process_index=jax.process_index(), process_count=jax.process_count())
+                batches = batches_from(position)
                 while step < end and stop.signal is None:
                     state, metrics = parallel_step(state, _split(next(batches), local))
                     step, position = step + 1, position + 1
                     pending.append((step, metrics))
                     settle(IN_FLIGHT)
                     if step % cfg.report.validate_every == 0 or step == end:
+                        if state.model_state and kept_average(state.opt_state):
+                            settle(0)
+                            state = average_settled(parallel_settle, batches_from(position))
                         evaluate(step)
                         save(dict(scores))
                     elif step % cfg.report.checkpoint_every == 0:

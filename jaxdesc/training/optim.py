@@ -12,6 +12,9 @@ from jaxdesc.config import OptimConfig
 
 class ParameterAverage(NamedTuple):
     average: Any
+    # What else the network needs with these parameters, such as batch statistics of its own:
+    # those of the parameters that are trained do not fit. See `step.settle_statistics`.
+    model_state: Any = None
 
 
 def parameter_average(decay: float) -> optax.GradientTransformation:
@@ -25,15 +28,28 @@ def parameter_average(decay: float) -> optax.GradientTransformation:
 
     def update(updates, state, params):
         new = optax.apply_updates(params, updates)
-        return updates, ParameterAverage(optax.incremental_update(new, state.average, 1 - decay))
+        average = optax.incremental_update(new, state.average, 1 - decay)
+        return updates, state._replace(average=average)
 
     return optax.GradientTransformation(init, update)
 
 
-def averaged(opt_state: Any, params: Any) -> Any:
-    """The running mean of the parameters if the optimiser keeps one, else the parameters."""
-    kept = [s for s in jax.tree.leaves(opt_state, is_leaf=lambda s: isinstance(s, ParameterAverage)) if isinstance(s, ParameterAverage)]
-    return kept[0].average if kept else params
+def _is_average(node: Any) -> bool:
+    return isinstance(node, ParameterAverage)
+
+
+def kept_average(opt_state: Any) -> ParameterAverage | None:
+    """The running mean of the parameters, if the optimiser keeps one."""
+    return next(filter(_is_average, jax.tree.leaves(opt_state, is_leaf=_is_average)), None)
+
+
+def with_model_state(opt_state: Any, model_state: Any) -> Any:
+    """The optimiser's state, the running mean in it to be used with `model_state`."""
+
+    def replaced(node):
+        return node._replace(model_state=model_state) if _is_average(node) else node
+
+    return jax.tree.map(replaced, opt_state, is_leaf=_is_average)
 
 
 def learning_rate(cfg: OptimConfig, steps: int) -> optax.Schedule:

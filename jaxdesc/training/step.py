@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxdesc.method import Method
-from jaxdesc.training.optim import averaged
+from jaxdesc.training.optim import ParameterAverage, kept_average, with_model_state
 from jaxdesc.types import Array, Batch, Correspondences, RawBatch, TrainState, Variables
 
 AXIS = "batch"  # the mapped axis that devices reduce over
@@ -23,12 +23,36 @@ def new_state(variables: Variables, optimizer: optax.GradientTransformation) -> 
     """The state of step 0 with these variables."""
     model_state = dict(variables)
     params = model_state.pop("params")
-    return TrainState(step=jnp.zeros((), jnp.int32), params=params, model_state=model_state, opt_state=optimizer.init(params))
+    opt_state = with_model_state(optimizer.init(params), jax.tree.map(jnp.copy, model_state))
+    return TrainState(step=jnp.zeros((), jnp.int32), params=params, model_state=model_state, opt_state=opt_state)
 
 
 def inference_variables(state: TrainState) -> Variables:
     """What a trained network is used with: the averaged parameters where training keeps an average."""
-    return {"params": averaged(state.opt_state, state.params), **state.model_state}
+    kept = kept_average(state.opt_state) or ParameterAverage(state.params, state.model_state)
+    return {"params": kept.average, **kept.model_state}
+
+
+def settle_statistics(
+    state: TrainState,
+    raw: RawBatch,
+    *,
+    method: Method,
+    draw: Callable[[Array, RawBatch], Batch],
+    seed: int,
+) -> TrainState:
+    """Takes one batch's statistics into those that the averaged parameters are used with.
+
+    Batch statistics belong to the parameters that they were seen with. An average of
+    parameters has less spread activations: with the trained network's statistics one of
+    11,700 steps had a validation MMA@1 of .729, with its own .770 (the trained one: .762).
+
+    Must run under an axis named AXIS.
+    """
+    draw_key, loss_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), state.step))
+    batch = draw(draw_key, raw, step=state.step)
+    _, (_, model_state) = method.loss(inference_variables(state), batch, loss_key, True)
+    return state.replace(opt_state=with_model_state(state.opt_state, model_state))
 
 
 def train_step(

@@ -6,9 +6,9 @@ import cv2
 import numpy as np
 import pytest
 
-from jaxdesc.data.keypoints import root_sift
 from jaxdesc.data.nearest import mutual_nearest
 from jaxdesc.evals import features
+from jaxdesc.matching.keypoints import root_sift
 from jaxdesc.store.features import Features, list_names, read_hdf5, top, write_hdf5, write_npz
 from jaxdesc.types import UserError
 
@@ -90,8 +90,6 @@ def test_rootsift_finds_the_centre_of_a_blob():
 
 
 def test_a_predictor_describes_where_it_is_told(tmp_path, monkeypatch):
-    from types import SimpleNamespace
-
     from jaxdesc.predict import predictor
 
     rng = np.random.default_rng(4)
@@ -99,16 +97,28 @@ def test_a_predictor_describes_where_it_is_told(tmp_path, monkeypatch):
         cv2.imwrite(str(tmp_path / name), rng.integers(0, 256, (40, 50, 3)).astype(np.uint8))
     asked = []
 
-    def describe_at(rgb, xy, scales=None):
-        asked.append((rgb.shape, xy, scales))
-        return np.tile(np.float32([0.6, 0.8]), (len(xy), 1))
+    class Told(predictor.Predictor):
+        digest = "abc"
 
-    monkeypatch.setattr(predictor, "load", lambda weights: SimpleNamespace(describe_at=describe_at, source=weights, digest="abc"))
+        def describe_at(self, rgb, xy, scales=None):
+            asked.append((rgb.shape, xy, scales))
+            return np.tile(np.float32([0.6, 0.8]), (len(xy), 1))
+
+    small = predictor.untrained("pump", hidden=8, depth=1, kernel=3, output_dim=6)
+    told = Told("pump", small.config, small.variables, "runs/x")
+    monkeypatch.setattr(predictor, "load", lambda weights: told)
     options = features.FeatureOptions(weights="runs/x", max_keypoints=5, keypoints="grid")
     path = features.predict(options, tmp_path, ["a.png"], tmp_path / "grid")
     found = read_hdf5(path, "a.png")
-    assert found.descriptors.shape == (len(found), 2) and len(found) <= 5 and asked[0][0] == (40, 50, 3) and asked[0][2] is None
-    assert features.source_of(path) == {"method": "runs/x on grid", "weights": "abc", "keypoints": "grid", "max_keypoints": 5}
+    assert found.descriptors.shape == (len(found), 2) and len(found) <= 5 and asked[0][0] == (40, 50, 3)
+    assert not asked[0][2].any() and found.scales is None, "a grid has no scales"
+    assert features.source_of(path) == {
+        "method": "runs/x on grid",
+        "weights": "abc",
+        "keypoints": "grid",
+        "keypoints_version": 1,
+        "max_keypoints": 5,
+    }
 
     detected = some(rng, 12, 3, (50, 40))
     write_hdf5(tmp_path / "detected.h5", "a.png", detected, storage="float32")

@@ -82,6 +82,8 @@ def test_mma_is_d2nets(sequences):
         np.testing.assert_allclose(found.curve.y[name], expected, atol=1e-6)
     assert found.values["MMA@3"] == found.curve.y["overall"][2] and found.values["v MMA@10"] == found.curve.y["v"][9] and 0.2 < found.values["MMA@1"] < 0.9
     assert found.values["matches"] == np.mean([len(e) for (seq, _), e in truth.items() if seq != "i_dc"])
+    right = [sum(e <= 3 for e in errors) for (seq, _), errors in truth.items() if seq != "i_dc"]
+    assert found.values["right@3"] == np.mean(right)
     assert found.dataset == "data (2 sequences)" and found.settings["pairs"] == 10 and len(found.per_item) == 10
     assert found.per_item["v_two/img1.ppm v_two/img6.ppm"] == {"MMA@1": 0, "MMA@3": 0, "MMA@5": 0, "MMA@10": 0, "matches": 0}
     assert plane.accuracy([np.array([3.0, 3.0001])], [3])[0, 0] == 0.5, "at most, not less than"
@@ -160,6 +162,51 @@ def test_homography_accuracy(sequences):
     assert 0 < found.values["AUC@3"] < found.values["AUC@10"] < 1
     by_magsac = scored(root, file, estimator="cv2-magsac", ransac_px=2)["homography/cv2-magsac"]
     assert by_magsac.protocol == "homography/cv2-magsac@2px"
+
+
+def repeated(H, xy1, xy2, size1, size2, t):
+    """(Keypoints of either image found again, keypoints in both images), by loops."""
+    back = np.linalg.inv(H)
+    inside = lambda p, size: all(-0.5 <= c <= n - 0.5 for c, n in zip(p, size, strict=True))  # noqa: E731
+    moved1 = [moved(H, *p) for p in xy1 if inside(moved(H, *p), size2)]
+    kept2 = [tuple(p) for p in xy2 if inside(moved(back, *p), size1)]
+    again = sum(any(math.dist(a, b) <= t for b in kept2) for a in moved1)
+    again += sum(any(math.dist(a, b) <= t for a in moved1) for b in kept2)
+    return again, len(moved1) + len(kept2)
+
+
+def test_repeatability_counts_what_both_images_see(sequences):
+    root, file, _ = sequences
+    found = scored(root, file)["repeatability/superpoint"]
+    by_kind = {"i": [], "v": []}
+    for pair in hpatches.read_pairs(root)[0]:
+        xy1, xy2 = (
+            read_hdf5(file, n).keypoints.astype(float).tolist() for n in (pair.name1, pair.name2)
+        )
+        share = []
+        for t in (1, 3, 5):
+            again, seen = repeated(pair.H_1to2, xy1, xy2, SIZE, SIZE, t)
+            share.append(again / seen if xy2 else 0)
+        by_kind[pair.kind].append(share)
+        np.testing.assert_allclose(list(found.per_item[pair.key].values()), share, atol=1e-9)
+    assert found.per_item["v_two/img1.ppm v_two/img6.ppm"]["repeatability@5"] == 0
+    for name, shares in (("", by_kind["i"] + by_kind["v"]), ("i ", by_kind["i"])):
+        values = [found.values[f"{name}repeatability@{t}"] for t in (1, 3, 5)]
+        np.testing.assert_allclose(values, np.mean(shares, 0), atol=1e-9)
+    assert 0.3 < values[0] < values[2] < 1
+
+
+def test_repeatability_of_images_of_two_sizes():
+    """Half of image 1 lies outside image 2, and what lies there counts for nothing."""
+    rng = np.random.default_rng(0)
+    xy1, xy2 = rng.uniform(0, (60, 40), (50, 2)), rng.uniform(0, (30, 44), (40, 2))
+    H = np.array([[1, 0.1, -2], [0, 1.1, 1], [0, 1e-3, 1]])
+    ours = plane.repeatability(H, (xy1, xy2), ((60, 40), (30, 44)), (2, 4))
+    for share, t in zip(ours, (2, 4), strict=True):
+        again, seen = repeated(H, xy1.tolist(), xy2.tolist(), (60, 40), (30, 44), t)
+        assert 30 < seen < 70 and share == again / seen
+    nothing = plane.repeatability(H, (xy1, xy2 + 100), ((60, 40), (30, 44)), (2,))
+    assert nothing == [0] and plane.repeatability(H, (xy1[:0], xy2), ((9, 9), (9, 9)), (2,)) == [0]
 
 
 def test_corner_error_by_hand():

@@ -18,7 +18,7 @@ from jaxdesc.ops.geometry import apply_homography
 from jaxdesc.ops.matching import nearest_cells
 from jaxdesc.ops.normalise import l2_normalise
 from jaxdesc.ops.sampling import cell_centres, descriptors_at
-from jaxdesc.types import Correspondences, Grid
+from jaxdesc.types import Correspondences, Grid, Keypoints
 
 SIDE = 4  # pixels of a cell
 
@@ -113,6 +113,16 @@ def dense(variables, image1, image2):
     return np.stack([x, y], -1) + np.float32([3.0, 0.0])
 
 
+def detect(variables, image, most):
+    """The first cells, each with the descriptor of its own."""
+    map1 = describe(variables, image[None] / np.float32(255))[0]
+    xy = np.asarray(cell_centres(map1.shape[:2], grid(0, 0)))[:most]
+    ones = np.ones(len(xy), np.float32)
+    return Keypoints(xy, SIDE * ones, ones, ones > 0), np.asarray(map1).reshape(-1, map1.shape[-1])[
+        : len(xy)
+    ]
+
+
 def explain(variables, image1, image2, xy1_px, xy2_px):
     return np.full((5, 7, 3), 10 * len(xy1_px), np.uint8)
 
@@ -129,6 +139,7 @@ def build(cfg, axis_name=None):
         square_px=64,
         dense=dense,
         points=points,
+        detect=detect,
         explain=explain,
     )
 

@@ -9,6 +9,7 @@ import sys
 import cv2
 import jax
 import numpy as np
+import PIL.Image
 import pytest
 
 import jaxdesc
@@ -306,3 +307,36 @@ def test_public_names(monkeypatch):
     image = noise(64, 96)
     assert jaxdesc.describe(image, "pump").shape == (64, 96, 6)
     assert len(jaxdesc.match(image, image, max_scale=1).score) > 200
+
+
+# ---- keypoints
+
+
+def test_features_are_the_keypoints_described(net, tmp_path):
+    image = noise(80, 90)
+    PIL.Image.fromarray(image).save(tmp_path / "a.png")
+    found = net.detect(tmp_path / "a.png", 20)
+    features = net.features(tmp_path / "a.png", 20)
+    np.testing.assert_array_equal(features.keypoints, found.xy_px)
+    np.testing.assert_array_equal(features.scores, found.score)
+    np.testing.assert_array_equal(features.scales, found.scale_px)
+    described = net.describe_at(image, found.xy_px, found.scale_px)
+    np.testing.assert_array_equal(features.descriptors, described)
+    assert (len(features), features.image_size, features.descriptors.shape[1]) == (20, (90, 80), 6)
+    assert net.features(image, 20, "grid").scales is None
+    assert len(net.features(np.zeros((20, 20)), 5)) == 0
+    gray = net.detect(image[..., 1], 20)
+    np.testing.assert_array_equal(
+        gray.xy_px, net.detect(np.repeat(image[..., 1:2], 3, 2), 20).xy_px
+    )
+
+
+def test_keypoints_that_cannot_be_had(net):
+    for arguments, words in (
+        ((0,), "k = 0 keypoints must be at least 1"),
+        ((5, "orb"), "There is no detector 'orb'; there are hessian"),
+        ((5, "own"), "pump with these weights has no detector of its own: take hessian"),
+    ):
+        for call in (net.detect, net.features):
+            with pytest.raises(UserError, match=words):
+                call(noise(40, 40), *arguments)

@@ -18,7 +18,7 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event
 
 from jaxdesc import config
-from jaxdesc.store.checkpoint import Checkpoints
+from jaxdesc.store.checkpoint import Checkpoints, read_run
 from jaxdesc.training import loop, optim
 from jaxdesc.types import TrainState, UserError
 
@@ -85,7 +85,7 @@ def tensorboard_tags(folder):
 
 def test_killed_and_resumed_equals_uninterrupted(tmp_path, cache):
     """kill -9 somewhere in the run; the same command goes on and ends bit by bit where an undisturbed run ends."""
-    flags = ("--config", "configs/pump.py:smoke", f"--config.data.cache={cache}", "--config.train.steps=4")
+    flags = ("--config", "configs/pump.py:smoke", f"--config.data.cache={cache}", "--config.train.steps=4", "--config.optim.ema_decay=0.9")
     process = verb(*flags, "--workdir", str(tmp_path / "killed"))
     deadline = time.time() + 300
     while not any((tmp_path / "killed" / "checkpoints").glob("[0-9]*")) and process.poll() is None and time.time() < deadline:
@@ -101,6 +101,11 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path, cache):
         np.testing.assert_array_equal(a, b)
     rows = [json.loads(line) for line in (tmp_path / "killed" / "metrics.jsonl").read_text().splitlines()]
     assert [r["step"] for r in rows if r["split"] == "train"] == [1, 2, 3, 4]
+    _, _, used, _ = read_run(tmp_path / "whole")  # with batch statistics of the averaged parameters' own
+    with Checkpoints(tmp_path / "whole" / "checkpoints", 3) as checkpoints:
+        trained = checkpoints._manager.restore(4)["state"]["model_state"]["batch_stats"]
+    differences = jax.tree.map(lambda a, b: np.abs(a - b).max(), used["batch_stats"], trained)
+    assert min(jax.tree.leaves(differences)) > 1e-6
 
 
 def test_sigterm_saves_and_exits_zero(tmp_path, cache):

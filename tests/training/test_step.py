@@ -11,8 +11,8 @@ import pytest
 
 from jaxdesc.config import OptimConfig
 from jaxdesc.method import Method
-from jaxdesc.training.optim import averaged, learning_rate, make_optimizer
-from jaxdesc.training.step import AXIS, inference_variables, init_state, train_step
+from jaxdesc.training.optim import kept_average, learning_rate, make_optimizer
+from jaxdesc.training.step import AXIS, inference_variables, init_state, settle_statistics, train_step
 
 TOY_BATCH = {"x": np.arange(8, dtype=np.float32).reshape(8, 1), "slot": np.arange(8, dtype=np.int32)}
 
@@ -117,8 +117,35 @@ def test_running_mean_of_the_parameters():
     cfg = OptimConfig(learning_rate=1e-2, ema_decay=0.5)
     state, _ = run(1, steps=2, cfg=cfg)
     w = [float(run(1, steps=n, cfg=OptimConfig(learning_rate=1e-2))[0].params["w"]) for n in (1, 2)]
-    np.testing.assert_allclose(averaged(state.opt_state, state.params)["w"], 0.5 * (0.5 * 1.0 + 0.5 * w[0]) + 0.5 * w[1], rtol=1e-5)
+    np.testing.assert_allclose(kept_average(state.opt_state).average["w"], 0.5 * (0.5 * 1.0 + 0.5 * w[0]) + 0.5 * w[1], rtol=1e-5)
     assert inference_variables(state)["params"]["w"] != state.params["w"]
+
+
+def test_averaged_parameters_get_batch_statistics_of_their_own():
+    """Those of w x, with the average of w: .9^40 of the trained network's are left."""
+
+    def loss(variables, batch, key, train):
+        y = variables["params"]["w"] * batch["x"][:, 0]
+        mean = 0.9 * variables["batch_stats"]["mean"] + 0.1 * jax.lax.pmean(y.mean(), AXIS)
+        return (y - 1) ** 2, ({}, {"batch_stats": {"mean": mean}})
+
+    method = TOY._replace(init=lambda key, batch: {"params": {"w": jnp.ones(())}, "batch_stats": {"mean": jnp.zeros(())}}, loss=loss)
+    optimizer = make_optimizer(OptimConfig(learning_rate=0.1, ema_decay=0.9), 40)
+    how = partial(partial, method=method, draw=lambda key, raw, step: raw, seed=0)
+    state = jax.tree.map(lambda x: x[None], init_state(method, optimizer, TOY_BATCH, 0))
+    batch = jax.tree.map(lambda x: x[None], TOY_BATCH)
+    update, settle = (jax.pmap(f, axis_name=AXIS, devices=jax.devices()[:1]) for f in (how(train_step, optimizer=optimizer), how(settle_statistics)))
+    for _ in range(8):
+        state, _ = update(state, batch)
+    trained = state
+    for _ in range(40):
+        state = settle(state, batch)
+    used = jax.tree.map(lambda x: float(x[0]), inference_variables(state))
+    w = float(trained.params["w"][0])
+    assert abs(used["params"]["w"] - w) > 0.1
+    assert used["batch_stats"]["mean"] == pytest.approx(3.5 * used["params"]["w"], abs=0.06)
+    chex.assert_trees_all_equal(state.params, trained.params)
+    chex.assert_trees_all_equal(state.model_state, trained.model_state)
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,9 @@ import skimage.data
 
 from jaxdesc.data.builders import pairs, photos, posed
 from jaxdesc.data.cameras import Camera, calibration
-from jaxdesc.data.keypoints import sift
 from jaxdesc.errors import UserError
 from jaxdesc.images import read_rgb
+from jaxdesc.matching.keypoints import sift
 
 TRAIN = (
     *("astronaut.png", "brick.png", "camera.png", "coins.png", "grass.png", "gravel.png", "hubble_deep_field.jpg"),

@@ -21,10 +21,10 @@ import tensorflow_datasets as tfds
 
 from jaxdesc.data.builders import base
 from jaxdesc.data.cameras import Camera
-from jaxdesc.data.keypoints import SIFT_VERSION, sift
 from jaxdesc.data.sight import depth_range, seen_within
 from jaxdesc.errors import UserError
 from jaxdesc.images import fit, rescale
+from jaxdesc.matching.keypoints import SIFT_VERSION, sift
 
 MAX_ROTATION_DEG = 80.0
 MAX_PAIRS = 5000  # of a scene

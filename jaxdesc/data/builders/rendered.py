@@ -19,9 +19,9 @@ from jaxdesc.data import render
 from jaxdesc.data.builders import embedded, posed
 from jaxdesc.data.cameras import Camera, calibration
 from jaxdesc.data.images import find_images
-from jaxdesc.data.keypoints import sift
 from jaxdesc.errors import UserError
 from jaxdesc.images import UnreadableImage, read_rgb
+from jaxdesc.matching.keypoints import sift
 
 SCENES, VIEWS = 24, 5
 HELD_OUT = 12  # one room in so many is only for validation; where there are fewer rooms, some pairs are

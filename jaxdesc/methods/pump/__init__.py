@@ -13,6 +13,7 @@ Modules and tests without a folder are those of methods/pump and tests/methods/p
 | Eq. 1, 2: l1 normalisation, uniqueness    | uniqueness.uniqueness_loss | test_uniqueness.py        |
 | matching pyramid                          | pyramid                    | test_pyramid.py           |
 | ConvMixer; Table A: R2D2's backbone       | conv_mixer, l2net          | nets/test_nets.py         |
+| R2D2's detector (its paper)               | detector                   | test_detector.py          |
 """
 
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from typing import ClassVar
 
 from jaxdesc.config import MethodConfig, option
 from jaxdesc.method import Definition, Method, Released
-from jaxdesc.methods.pump import heatmaps, infer, loss, network
+from jaxdesc.methods.pump import detector, heatmaps, infer, loss, network
 from jaxdesc.ops.sampling import PIXELS
 from jaxdesc.types import UserError
 
@@ -96,6 +97,7 @@ def build(cfg: Config, axis_name: str | None = None) -> Method:
         describe=partial(network.describe, net, multiple=network.multiple(cfg)),
         grid=lambda height, width: PIXELS,
         match=partial(infer.match, net=net, multiple=network.multiple(cfg)),
+        detect=partial(detector.detect, net=net) if cfg.keypoint_heads else None,
         explain=partial(heatmaps.explain, net=net, multiple=network.multiple(cfg)),
     )
 

@@ -26,8 +26,12 @@ class QuadL2Net(nn.Module):
     dtype: Any = jnp.float32
     axis_name: str | None = None
 
-    @nn.compact
     def __call__(self, images: Array, train: bool) -> Array:
+        return l2_normalise(self.features(images, train))
+
+    @nn.compact
+    def features(self, images: Array, train: bool) -> Array:
+        """The descriptors before they are made unit length, which R2D2's detector looks at."""
         x = imagenet_normalise(images)
         for i, (features, kernel, dilation) in enumerate(LAYERS):
             last = i == len(LAYERS) - 1
@@ -36,4 +40,4 @@ class QuadL2Net(nn.Module):
                 x = BatchNorm(train=train, axis_name=self.axis_name, affine=False, dtype=self.dtype, name=f"bn{i}")(x)
             if kernel == 3:
                 x = nn.relu(x)
-        return l2_normalise(x)
+        return x

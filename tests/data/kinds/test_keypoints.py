@@ -117,13 +117,9 @@ def drawn(seed, *raws, slots=(0, 1, 2, 3)):
     """Four pairs, one after the other, and which of them are mirrored."""
     raw = jax.tree.map(lambda *leaves: np.stack(leaves), *raws)
     out = jax.tree.map(np.asarray, draw(jax.random.key(seed), raw, np.array(slots, np.int32)))
-    return [
-        (
-            jax.tree.map(lambda x: x[b], out),
-            out.image2[b, SIDE // 2, 0, 0] > out.image2[b, SIDE // 2, -1, 0],
-        )
-        for b in range(4)
-    ]  # noqa: B023
+    left, right = (out.image2[:, SIDE // 2, column, 0] for column in (0, -1))
+    pairs = (jax.tree.map(lambda x, b=b: x[b], out) for b in range(4))
+    return list(zip(pairs, left > right, strict=True))
 
 
 def read(image, xy):
