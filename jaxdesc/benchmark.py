@@ -23,8 +23,8 @@ def flags() -> argparse.ArgumentParser:
     parser.add_argument("what", help="step, data, keypoints; or what a method times of itself: losses, match (pump)")
     parser.add_argument(
         "--config",
-        default="configs/pump.py",
-        metavar="FILE.py[:VARIANT]",
+        default="pump",
+        metavar="NAME|FILE.py[:VARIANT]",
         help="step, data: configuration (default: %(default)s); any field can be changed with --config.FIELD=VALUE",
     )
     parser.add_argument("--batch", type=int, default=2, help="losses: pairs (default: %(default)s)")

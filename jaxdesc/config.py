@@ -398,16 +398,39 @@ def check_data(config: ExperimentConfig) -> None:
     draw.check()
 
 
+def shipped_configs() -> dict[str, Path]:
+    """The configurations that come with the package, by name: "pump", "caps", ..."""
+    here = Path(__file__).parent
+    folders = here / "configs", here.parent / "configs"  # as installed, and of a clone
+    folder = next(filter(Path.is_dir, folders), here)
+    return {path.stem: path for path in sorted(folder.glob("*.py")) if path.stem != "__init__"}
+
+
+def _file(text: str) -> Path:
+    """A file, or the shipped configuration of that name.
+
+    Raises:
+      UserError: there is neither.
+    """
+    path, known = Path(text), shipped_configs()
+    if path.is_file():
+        return path
+    if path.suffix or len(path.parts) > 1:
+        raise UserError(f"There is no configuration file {path}.")
+    if text not in known:
+        raise UserError(f"There is no configuration {text!r}; there are {', '.join(known)}, or name a file.")
+    return known[text]
+
+
 def load(spec: str, overrides: dict[str, str] | None = None) -> ExperimentConfig:
-    """Reads `file.py` or `file.py:variant`, sets the overrides {"data.canvas_px": "512", ...} and validates.
+    """Reads `file.py`, or `pump` and its like, which come with the package; both with `:variant`
+    behind. Sets the overrides {"data.canvas_px": "512", ...} and validates.
 
     Raises:
       UserError: for a missing file, a file that is not Python, an unknown variant or field, a wrong value.
     """
     file, _, variant = spec.rpartition(":") if ":" in Path(spec).name else (spec, "", "")
-    path = Path(file)
-    if not path.is_file():
-        raise UserError(f"There is no configuration file {path}.")
+    path = _file(file)
     module_spec = importlib.util.spec_from_file_location("jaxdesc_config", path, loader=importlib.machinery.SourceFileLoader("jaxdesc_config", str(path)))
     module = importlib.util.module_from_spec(module_spec)
     try:
