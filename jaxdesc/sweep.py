@@ -169,14 +169,13 @@ def _duration(seconds: float) -> str:
 
 def described(cfg: Any, fields: Sequence[str]) -> str:
     """What was run, without the fields that differ: network, what it started from, data and schedule."""
-    from jaxdesc.training.loop import pairs_per_batch
-
-    method, pairs = cfg.method, pairs_per_batch(cfg.data)
-    sources = {part: ", ".join(f"{s.kind}:{s.path}" if s.path else s.kind for s in getattr(cfg.data, part)) for part in pairs}
+    method, pairs = cfg.method, cfg.data.pairs_per_batch()
+    kinds = {name: cfg.data.kinds()[name] for name in pairs}
+    sources = {name: ", ".join(f"{s.kind}:{s.path}" if s.path else s.kind for s in kind.sources) for name, kind in kinds.items()}
     parts = [
         ("method.backbone", method.backbone),
         ("method.weights", "" if method.weights is None else f"from {method.weights or 'random weights'}"),
-        *((f"data.{part}", text) for part, text in sources.items()),
+        *((f"data.{name}.sources", text) for name, text in sources.items()),
         ("train.steps", f"{cfg.train.steps} steps of {sum(pairs.values())} pairs"),
     ]
     return ", ".join([method.name, *(text for field, text in parts if text and field not in fields)])

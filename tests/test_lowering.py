@@ -49,13 +49,13 @@ def raw_batch(n: int, side: int = 256):
     image, size = jnp.zeros((n, side, side, 3), jnp.uint8), jnp.full((n, 2), side)
     canvas, k = Canvas(image, size), 16
     pair = RawPair(canvas, canvas, jnp.zeros((n, k, 4)), jnp.zeros((n, k)), jnp.zeros((n, k), jnp.int32), jnp.ones((n, k), bool))
-    return {"synthetic": (canvas, jnp.arange(n)), "real": (pair, jnp.arange(n))}
+    return {"homography": (canvas, jnp.arange(n)), "unlabelled": (pair, jnp.arange(n))}
 
 
 def test_training_step(lowered):
     method = methods.find("pump").build(CFG.method, axis_name=AXIS)
     optimizer, raw = make_optimizer(CFG.optim, 2), raw_batch(2)
-    draw = partial(draw_batch, cfg=WILD)
+    draw = partial(draw_batch, data=CFG.data, cfg=WILD)
     batch = jax.jit(draw)(jax.random.key(0), raw)
     state = jax.jit(partial(init_state, method, optimizer, seed=0))(batch)
     step = partial(train_step, method=method, optimizer=optimizer, draw=draw, seed=0)
@@ -68,7 +68,9 @@ def test_training_step(lowered):
 
 def test_describe(lowered):
     method = methods.find("pump").build(CFG.method)
-    variables = jax.eval_shape(method.init, jax.random.key(0), {"synthetic": jax.eval_shape(lambda: draw_batch(jax.random.key(0), raw_batch(1), CFG.draw)["synthetic"])})
+    draw = partial(draw_batch, data=CFG.data, cfg=CFG.draw)
+    batch = jax.eval_shape(draw, jax.random.key(0), raw_batch(1))
+    variables = jax.eval_shape(method.init, jax.random.key(0), batch)
     program = lowered(method.describe, variables, jax.ShapeDtypeStruct((2, 60, 80, 3), jnp.float32))
     check_on_device(program)
     assert loops(program) == 0

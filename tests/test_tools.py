@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxdesc import config
 from tests.predict.test_predictor import noise
 
 ROOT = Path(__file__).parents[1]
@@ -45,3 +46,8 @@ def test_steps_of_a_gpu_day_fill_the_time_that_is_left():
     for left_s in (0, -50, 1):  # not more than four fifths are over: the learning rate can still fall
         steps = planned(701, 640, 64, left_s)
         assert steps - steps // 5 >= 701
+
+
+def test_images_of_a_step_of_a_gpu_day_are_those_of_every_kind():
+    values = config.as_dict(config.load("configs/pump.py:shipped"))
+    assert tool("gpu_day").images_per_step(values) == 2 * (24 + 8)

@@ -85,12 +85,21 @@ def planned_steps(done: int, images_per_s: float, images_per_step: int, left_s: 
     return max(steps, -(-5 * done // 4))  # the last fifth must not have begun
 
 
+def images_per_step(config: dict) -> int:
+    """From what a run's config.json holds: two for each pair of each kind."""
+    return 2 * sum(kind["per_batch"] for kind in config["data"].values() if isinstance(kind, dict))
+
+
 def main() -> None:
     args = flags().parse_args()
     begun, run, log = time.monotonic(), args.out / "run", args.out / "train.log"
     args.out.mkdir(parents=True, exist_ok=True)
-    sources = {"synthetic": ("photos", args.photos), "real": ("pairs", args.pairs)}
-    data = [f"--config.data.{part}={kind}:{path}" for part, (kind, path) in sources.items() if path]
+    sources = {"homography": ("photos", args.photos), "unlabelled": ("pairs", args.pairs)}
+    data = [
+        f"--config.data.{kind}.sources={source}:{path}"
+        for kind, (source, path) in sources.items()
+        if path
+    ]
     if not args.no_benchmarks:
         benchmarks(args.config, data, args.out / "benchmarks.txt")
 
@@ -110,8 +119,7 @@ def main() -> None:
         sys.exit(f"Training did not get to its first line of metrics: see {log}.")
     taken = rows(run)
     speed = statistics.median(row["images_per_s"] for row in taken[len(taken) // 2 :])
-    per_step = json.loads((run / "config.json").read_text())["data"]
-    per_step = 2 * sum(count for name, count in per_step.items() if name.endswith("_per_batch"))
+    per_step = images_per_step(json.loads((run / "config.json").read_text()))
     started_s = max(time.monotonic() - before - taken[-1]["step"] * per_step / speed, 0)  # to compile
     done = max(int(path.name) for path in (run / "checkpoints").glob("[0-9]*"))
     left_s = 60 * args.minutes - (time.monotonic() - begun) - started_s
