@@ -6,12 +6,13 @@ default  embedded photographs and warps of them (affine, thin-plate spline), a s
          learnt are combinations of random filters.
 paper    ResNet-101, 34 activations, D = 1024, 240 px, PF-PASCAL through NC-Net's lists (2,940
          training rows, flips among them), 8 pairs a step, 100 epochs of 368 steps, best kept. Bring
-           --config.data.semantic=pf-pascal:PF_PASCAL --config.method.weights=imagenet:RESNET101.pth
+           --config.data.keypoints.sources=pf-pascal:PF_PASCAL
+           --config.method.weights=imagenet:RESNET101.pth
 paper_adam  the same with AdamW 3e-4, weight decay 1e-4, cosine, 50 epochs: should SGD be unstable
          with linear transforms.
 keypoints  a small folder of images with keypoints (a folder a category, <name>.jpg with <name>.txt
          of rows "x y"), of which 30 % of the images are held out. Bring
-           --config.data.semantic=keypoints:MY_FOLDER
+           --config.data.keypoints.sources=keypoints:MY_FOLDER
          Some hundred pairs are learnt by heart in 200 steps, so validation comes often, and the
          best checkpoint counts.
 smoke    two steps of a tiny network, for tests.
@@ -45,7 +46,8 @@ ECCV 2020), of the same laboratory, whose published program is the nearest prece
 
 from dataclasses import replace
 
-from jaxdesc.config import DataConfig, DrawConfig, ExperimentConfig, OptimConfig, ReportConfig, Source, TrainConfig
+from jaxdesc.config import DrawConfig, ExperimentConfig, OptimConfig, ReportConfig, Source, TrainConfig
+from jaxdesc.data.kinds import DataConfig, KeypointPairs
 from jaxdesc.methods.cold import Config
 from jaxdesc.types import UserError
 
@@ -55,8 +57,8 @@ EPOCH = 368  # steps of 8 pairs in 2,940 rows
 def _default() -> ExperimentConfig:
     return ExperimentConfig(
         method=Config(backbone="resnet18", dim=64, image_px=160),
-        data=DataConfig(synthetic_per_batch=0, real_per_batch=0, semantic_per_batch=4, canvas_px=512),
-        draw=DrawConfig(crop_px=160, brightness=0.2, contrast=0.2, saturation=0.2),
+        data=DataConfig(keypoints=KeypointPairs(per_batch=4, image_px=160), canvas_px=512),
+        draw=DrawConfig(brightness=0.2, contrast=0.2, saturation=0.2),
         optim=OptimConfig(learning_rate=3e-4, schedule="cosine", warmup_steps=10, weight_decay=0.0, clip_norm=5.0),
         train=TrainConfig(steps=300),
         report=ReportConfig(validate_every=100, checkpoint_every=100, validation_pairs=16),
@@ -65,9 +67,10 @@ def _default() -> ExperimentConfig:
 
 def _keypoints() -> ExperimentConfig:
     base = _default()
+    pairs = replace(base.data.keypoints, sources=(Source("keypoints", ""),), per_batch=8)
     return replace(
         base,
-        data=replace(base.data, semantic=(Source("keypoints", ""),), semantic_per_batch=8, canvas_px=320),
+        data=replace(base.data, keypoints=pairs, canvas_px=320),
         optim=replace(base.optim, learning_rate=3e-3),
         train=TrainConfig(steps=200),
         report=ReportConfig(validate_every=25, checkpoint_every=25, validation_pairs=42),
@@ -77,8 +80,13 @@ def _keypoints() -> ExperimentConfig:
 def _paper() -> ExperimentConfig:
     return ExperimentConfig(
         method=Config(),
-        data=DataConfig(semantic=(Source("pf-pascal", ""),), synthetic_per_batch=0, real_per_batch=0, semantic_per_batch=8, canvas_px=512),
-        draw=DrawConfig(crop_px=240, flip_probability=0.0),
+        data=DataConfig(
+            keypoints=KeypointPairs(
+                sources=(Source("pf-pascal", ""),), per_batch=8, image_px=240
+            ),
+            canvas_px=512,
+        ),
+        draw=DrawConfig(flip_probability=0.0),
         optim=OptimConfig(name="sgd", learning_rate=0.03, momentum=0.5, weight_decay=0.0),
         train=TrainConfig(steps=100 * EPOCH),
         report=ReportConfig(validate_every=EPOCH, checkpoint_every=EPOCH, validation_pairs=308),
@@ -95,8 +103,12 @@ def _smoke() -> ExperimentConfig:
     return replace(
         base,
         method=Config(backbone="resnet10", width=4, dim=4, image_px=32),
-        data=replace(base.data, semantic_per_batch=2, canvas_px=256, threads=1),
-        draw=replace(base.draw, crop_px=32),
+        data=replace(
+            base.data,
+            keypoints=replace(base.data.keypoints, per_batch=2, image_px=32),
+            canvas_px=256,
+            threads=1,
+        ),
         optim=replace(base.optim, warmup_steps=0),
         train=TrainConfig(steps=2),
         report=ReportConfig(log_every=1, validate_every=2, checkpoint_every=1, validation_pairs=2),

@@ -18,7 +18,7 @@ default  embedded photographs and warps of them, stages A1 and A2, a ResNet-18 t
          With an ImageNet backbone take confidence_contrast=8 gauss=width guide_width=1, see below.
 paper    ResNet-101 up to conv4_23, 320 px, 20x20 cells; stages A1, A2, B of 10, 10 and 20 epochs
          on PF-PASCAL (2,940 training rows, flips among them), 16 pairs a step. Bring
-           --config.data.synthetic=photos:TRAIN_IMAGES --config.data.semantic=pf-pascal:PF_PASCAL
+           --config.data.keypoints.sources=photos:TRAIN_IMAGES,pf-pascal:PF_PASCAL
            --config.method.weights=imagenet:RESNET101.pth
          and, for silhouettes in L_sil, PASCAL VOC 2012's SegmentationClass/ somewhere below
          PF_PASCAL. TRAIN_IMAGES holds the images of the training list alone (JPEGImages has those
@@ -27,8 +27,8 @@ paper    ResNet-101 up to conv4_23, 320 px, 20x20 cells; stages A1, A2, B of 10,
              xargs -I @ ln -s "$PWD/PF_PASCAL/JPEGImages/@" TRAIN_IMAGES
 smoke    two steps of tiny networks, for tests.
 
-Any pairs of objects with masks serve for stage B: --config.data.semantic=masks:FOLDER, see
-data.builders.semantic; keypoints are not needed.
+Stages A1 and A2 take the photographs among the sources, B the others. Any pairs of objects with
+masks serve for stage B: masks:FOLDER, see data.builders.semantic; keypoints are not needed.
 
 What the supplementary leaves open was decided so:
   backbone, tap     ResNet-101 to conv4_23, as NC-Net and SFNet; 320 px make the 20x20 cells
@@ -50,16 +50,17 @@ What the supplementary leaves open was decided so:
   stages            synthetic pairs first and two stages are facts; lengths as RTN's 10 + 20 epochs
   optim             Adam, 1e-4, cosine, clipped at 1: behind a sigmoid of 10 gradients are 5e-7,
                     and plain SGD does not move; RTN's SGD is the only schedule known
-  draw.warp         ranges are facts; shift_std is half the range, so that 95 % lie in it; 3x3
+  warp              ranges are facts; shift_std is half the range, so that 95 % lie in it; 3x3
                     control points, as RTN; affine, then spline
   data.canvas_px    512: photographs of PF-PASCAL, of at most 500 px, are not shrunk
-  data.common_keypoints  grid^2: warped pairs have a keypoint at the centre of every cell, which
+  common_keypoints  grid^2: warped pairs have a keypoint at the centre of every cell, which
                     end-point errors are measured at; no loss sees them
 """
 
 from dataclasses import replace
 
-from jaxdesc.config import DataConfig, DrawConfig, ExperimentConfig, OptimConfig, ReportConfig, Source, TrainConfig
+from jaxdesc.config import DrawConfig, ExperimentConfig, OptimConfig, ReportConfig, Source, TrainConfig
+from jaxdesc.data.kinds import DataConfig, KeypointPairs
 from jaxdesc.methods.gsf import Config
 from jaxdesc.types import UserError
 
@@ -73,8 +74,10 @@ def _default() -> ExperimentConfig:
             confidence_contrast=64.0,
             **{"geo_weight": "qprime", "sharpness": 20.0, "backbone_rate": 0.05, "stages": ("A1", "A2"), "stage_shares": (1.0, 2.0)},
         ),
-        data=DataConfig(synthetic_per_batch=0, real_per_batch=0, semantic_per_batch=4, common_keypoints=400, canvas_px=512),
-        draw=DrawConfig(crop_px=160),
+        data=DataConfig(
+            keypoints=KeypointPairs(per_batch=4, image_px=160, common_keypoints=400),
+            canvas_px=512,
+        ),
         optim=OptimConfig(learning_rate=2e-3, schedule="cosine", weight_decay=0.0, clip_norm=1.0, b2=0.9),
         train=TrainConfig(steps=450),
         report=ReportConfig(validate_every=75, checkpoint_every=75, validation_pairs=16),
@@ -85,15 +88,15 @@ def _paper() -> ExperimentConfig:
     return ExperimentConfig(
         method=Config(confidence_contrast=0.0),
         data=DataConfig(
-            synthetic=(Source("photos", ""),),
-            semantic=(Source("pf-pascal", ""),),
-            synthetic_per_batch=0,
-            real_per_batch=0,
-            semantic_per_batch=16,
-            common_keypoints=400,
+            keypoints=KeypointPairs(
+                sources=(Source("photos", ""), Source("pf-pascal", "")),
+                per_batch=16,
+                image_px=320,
+                common_keypoints=400,
+            ),
             canvas_px=512,
         ),
-        draw=DrawConfig(crop_px=320, flip_probability=0.0),
+        draw=DrawConfig(flip_probability=0.0),
         optim=OptimConfig(learning_rate=1e-4, schedule="cosine", weight_decay=0.0, clip_norm=1.0),
         train=TrainConfig(steps=40 * EPOCH),
         report=ReportConfig(validate_every=EPOCH, checkpoint_every=EPOCH, validation_pairs=308),
@@ -107,8 +110,12 @@ def _smoke() -> ExperimentConfig:
         method=Config(
             backbone="resnet10", width=4, tap="layer2", trained=("layer2",), grid=4, unet_width=2, unet_levels=1, stages=("A1", "A2"), stage_shares=(1.0, 1.0)
         ),
-        data=replace(base.data, semantic_per_batch=2, common_keypoints=16, canvas_px=256, threads=1),
-        draw=replace(base.draw, crop_px=32),
+        data=replace(
+            base.data,
+            keypoints=KeypointPairs(per_batch=2, image_px=32, common_keypoints=16),
+            canvas_px=256,
+            threads=1,
+        ),
         train=TrainConfig(steps=2),
         report=ReportConfig(log_every=1, validate_every=2, checkpoint_every=1, validation_pairs=2),
     )

@@ -2,23 +2,21 @@
 
 default  embedded photographs, a small ConvMixer, 128 px crops: shows on two CPU cores in minutes
          that everything works.
-s, u     the default with one half of the data only: synthetic pairs (L_AP) or real pairs (L_uniq).
+s, u     the default with one half of the data only: homography pairs (L_AP) or unlabelled pairs
+         (L_uniq), which are scored by held-out photographs all the same.
 paper    the published recipe: 50 epochs of 16,000 pairs are 50,000 steps of 16 pairs, half of
-         them synthetic; Adam 1e-4, weight decay 5e-4 coupled. Bring the data:
-           --config.data.synthetic=photos:WEB_PHOTOS@3125,photos:SFM120K/ims@4875
-           --config.data.real=sfm120k:SFM120K
+         them homography pairs; Adam 1e-4, weight decay 5e-4 coupled. Bring the data:
+           --config.data.homography.sources=photos:WEB_PHOTOS@3125,photos:SFM120K/ims@4875
+           --config.data.unlabelled.sources=sfm120k:SFM120K
          (an epoch of the published run draws 3,125 web photographs, 4,875 of SfM-120k and 8,000
          pairs of SfM-120k).
 paper_s, paper_u  the published recipe on one half of the loss, same number of pairs a step.
-shipped  the recipe of the weights inside the package, with the pairs as they are drawn now: a
-         wider and deeper ConvMixer, 4,300 steps of 6 synthetic and 2 real pairs on more
-         photographs (the list is in jaxdesc/weights/pump.md), stronger changes of light, the
-         running mean of the parameters:
-           --config.data.synthetic=photos:PHOTOS --config.data.real=pairs:SCENES
-         It does not give those weights again. They were trained before crops undid the scale
-         between two images, with noise of twice the size and on the crops' pixels.
-gpu      half an hour on one data-centre GPU: 256 channels, 7 layers, 128-d descriptors, 192 px
-         crops with blur, compression and uneven light; photographs and pairs as for `shipped`.
+shipped  the recipe of the weights inside the package: 256 channels, 7 layers, 128-d descriptors,
+         11,700 steps of 24 homography and 8 unlabelled pairs of 192 px, with blur, compression and
+         uneven light, and the running mean of the parameters; 16 minutes on an H200, a step
+         takes about 15 s on two CPU cores. Photographs: jaxdesc/weights/pump.md.
+           --config.data.homography.sources=photos:PHOTOS@2,photos:SCENES
+           --config.data.unlabelled.sources=pairs:SCENES
 smoke    two steps of a tiny network, for tests.
 
 Decisions of the default, and why:
@@ -30,16 +28,16 @@ brightness, contrast, saturation  ours. Photographs of one place differ in light
 batch_statistics "separate"  images 1 and 2 go through the network as two batches, as in the
          released program. 250 steps of a smaller network (hidden 64, depth 3, output_dim 32) gave
          a validation MMA@3 of 0.249 and 0.249 (two seeds) with it, 0.229 and 0.232 with "joint".
-         The weights inside the package were trained with "joint", so `shipped` keeps it.
 learning_rate 1e-3, cosine  ten times the paper's for a hundredth of its steps.
-synthetic_per_batch, real_per_batch  half of either, as in the paper. `shipped` has three synthetic
-         pairs to a real one: at few steps synthetic pairs teach more. 600 steps of 8 pairs gave
-         a validation MMA@3 of 0.485 by S and 0.422 by S+U (with the pairs as drawn before).
+per_batch  half of either kind, as in the paper. `shipped` has three homography pairs to an
+         unlabelled one: at few steps the former teach more. 600 steps of 8 pairs gave a validation
+         MMA@3 of 0.485 by S and 0.422 by S+U (with the pairs as drawn before).
 """
 
 from dataclasses import replace
 
-from jaxdesc.config import DataConfig, DrawConfig, ExperimentConfig, OptimConfig, ReportConfig, Source, TrainConfig
+from jaxdesc.config import ExperimentConfig, OptimConfig, ReportConfig, Source, TrainConfig
+from jaxdesc.data.kinds import CropConfig, DataConfig, HomographyPairs, UnlabelledPairs
 from jaxdesc.methods.pump import Config
 from jaxdesc.types import UserError
 
@@ -55,8 +53,12 @@ def _default() -> ExperimentConfig:
             ap_border_px=8,
             uniq_border_px=8,
         ),
-        data=DataConfig(synthetic_per_batch=4, real_per_batch=4, canvas_px=512),
-        draw=DrawConfig(crop_px=128, min_side_px=256, max_side_px=768, brightness=0.2, contrast=0.2, saturation=0.2),
+        data=DataConfig(
+            homography=HomographyPairs(per_batch=4),
+            unlabelled=UnlabelledPairs(per_batch=4),
+            canvas_px=512,
+        ),
+        draw=CropConfig(crop_px=128, min_side_px=256, max_side_px=768, brightness=0.2, contrast=0.2, saturation=0.2),
         optim=OptimConfig(learning_rate=1e-3, schedule="cosine", warmup_steps=20),
         train=TrainConfig(steps=400),
         report=ReportConfig(validate_every=100, checkpoint_every=100, validation_pairs=16),
@@ -66,8 +68,11 @@ def _default() -> ExperimentConfig:
 def _paper() -> ExperimentConfig:
     return ExperimentConfig(
         method=Config(batch_statistics="separate"),
-        data=DataConfig(synthetic=(Source("photos", ""),), real=(Source("sfm120k", ""),), synthetic_per_batch=8, real_per_batch=8),
-        draw=DrawConfig(),
+        data=DataConfig(
+            homography=HomographyPairs(sources=(Source("photos", ""),), per_batch=8),
+            unlabelled=UnlabelledPairs(sources=(Source("sfm120k", ""),), per_batch=8),
+        ),
+        draw=CropConfig(),
         optim=OptimConfig(learning_rate=1e-4, weight_decay=5e-4),
         train=TrainConfig(steps=50_000),
         report=ReportConfig(),
@@ -78,22 +83,14 @@ def _shipped() -> ExperimentConfig:
     base = _default()
     return replace(
         base,
-        method=replace(base.method, hidden=192, depth=5, batch_statistics="joint"),
-        data=replace(base.data, synthetic=(Source("photos", ""),), real=(Source("pairs", ""),), synthetic_per_batch=6, real_per_batch=2, canvas_px=1024),
-        draw=replace(base.draw, brightness=0.4, contrast=0.4, saturation=0.3),
-        optim=replace(base.optim, schedule="trapezoid", warmup_steps=50, ema_decay=0.995),
-        train=TrainConfig(steps=4300),
-        report=replace(base.report, validate_every=200, validation_pairs=32),
-    )
-
-
-def _gpu() -> ExperimentConfig:
-    base = _shipped()
-    return replace(
-        base,
-        method=Config(output_dim=128, hidden=256, depth=7, kernel=9, batch_statistics="separate"),
-        data=replace(base.data, synthetic_per_batch=24, real_per_batch=8, canvas_px=768, threads=16),
-        draw=DrawConfig(
+        method=Config(hidden=256, depth=7, kernel=9, batch_statistics="separate"),
+        data=DataConfig(
+            homography=HomographyPairs(sources=(Source("photos", ""),), per_batch=24),
+            unlabelled=UnlabelledPairs(sources=(Source("pairs", ""),), per_batch=8),
+            canvas_px=768,
+            threads=16,
+        ),
+        draw=CropConfig(
             crop_px=192,
             max_side_px=1024,
             brightness=0.4,
@@ -106,8 +103,8 @@ def _gpu() -> ExperimentConfig:
             motion_px=6.0,
             jpeg_quality=15,
         ),
-        optim=replace(base.optim, warmup_steps=500, ema_decay=0.999),
-        train=TrainConfig(steps=20_000),
+        optim=replace(base.optim, schedule="trapezoid", warmup_steps=500, ema_decay=0.999),
+        train=TrainConfig(steps=11_700),
         report=ReportConfig(log_every=100, validate_every=2000, checkpoint_every=2000, validation_pairs=64),
     )
 
@@ -117,7 +114,7 @@ def _smoke() -> ExperimentConfig:
     return replace(
         base,
         method=Config(output_dim=8, hidden=8, depth=1, kernel=3, ap_border_px=8, uniq_border_px=8),
-        data=replace(base.data, synthetic_per_batch=2, real_per_batch=2, canvas_px=256, threads=1),
+        data=replace(_with_pairs(base.data, 2, 2), canvas_px=256, threads=1),
         draw=replace(base.draw, crop_px=64, min_side_px=128, max_side_px=192),
         optim=replace(base.optim, warmup_steps=0),
         train=TrainConfig(steps=2),
@@ -125,10 +122,22 @@ def _smoke() -> ExperimentConfig:
     )
 
 
+def _with_pairs(data: DataConfig, homography: int, unlabelled: int) -> DataConfig:
+    return replace(
+        data,
+        homography=replace(data.homography, per_batch=homography),
+        unlabelled=replace(data.unlabelled, per_batch=unlabelled),
+    )
+
+
 def _half(config: ExperimentConfig, half: str) -> ExperimentConfig:
-    """All pairs of a step from one half of the data: S trains on synthetic pairs only, U on real ones only."""
-    data, pairs = config.data, config.data.synthetic_per_batch + config.data.real_per_batch
-    return replace(config, data=replace(data, synthetic_per_batch=pairs if half == "s" else 0, real_per_batch=pairs if half == "u" else 0))
+    """All pairs of a step from one half of the data: S trains on homography pairs only, U on
+    unlabelled ones only."""
+    data = config.data
+    pairs = data.homography.per_batch + data.unlabelled.per_batch
+    if half == "s":
+        return replace(config, data=replace(_with_pairs(data, pairs, 0), unlabelled=None))
+    return replace(config, data=_with_pairs(data, 0, pairs))
 
 
 VARIANTS = {
@@ -139,7 +148,6 @@ VARIANTS = {
     "paper_s": lambda: _half(_paper(), "s"),
     "paper_u": lambda: _half(_paper(), "u"),
     "shipped": _shipped,
-    "gpu": _gpu,
     "smoke": _smoke,
 }
 

@@ -10,6 +10,7 @@ jaxdesc.register(definition)                       # a method from outside, see 
 """
 
 from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
 
 from jaxdesc.errors import UserError
 
@@ -17,10 +18,20 @@ _HOMES = {
     **dict.fromkeys(("describe", "load", "match"), "predict.predictor"),
     "register": "methods",
 }
-__all__ = ["UserError", *sorted(_HOMES)]
+__all__ = ["UserError", "__version__", *sorted(_HOMES)]
+
+
+def _version() -> str:
+    """Of the installed package; of a tree that is not installed, "unknown"."""
+    try:
+        return version("jaxdesc")
+    except PackageNotFoundError:
+        return "unknown"
 
 
 def __getattr__(name: str):
+    if name == "__version__":
+        return _version()
     if name not in _HOMES:
         raise AttributeError(f"module 'jaxdesc' has no attribute {name!r}")
     # Only now: importing the package loads no IO library and no JAX.

@@ -11,6 +11,8 @@ from jaxdesc import cli
 from jaxdesc.errors import UserError
 from jaxdesc.timing import GIGA, cpu_seconds, heading, resident_bytes, row, seconds
 
+PATHLESS = ("embedded", "rendered")  # sources that need no folder
+
 
 def flags() -> argparse.ArgumentParser:
     parser = cli.parser(
@@ -21,8 +23,8 @@ def flags() -> argparse.ArgumentParser:
     parser.add_argument("what", help="step, data, keypoints; or what a method times of itself: losses, match (pump)")
     parser.add_argument(
         "--config",
-        default="configs/pump.py",
-        metavar="FILE.py[:VARIANT]",
+        default="pump",
+        metavar="NAME|FILE.py[:VARIANT]",
         help="step, data: configuration (default: %(default)s); any field can be changed with --config.FIELD=VALUE",
     )
     parser.add_argument("--batch", type=int, default=2, help="losses: pairs (default: %(default)s)")
@@ -36,18 +38,25 @@ def flags() -> argparse.ArgumentParser:
 
 
 def configuration(args: argparse.Namespace):
-    """The configuration asked for, with embedded data in place of sources that still lack their folder, as those of published recipes do: arrays have the same
-    shapes whatever they show."""
+    """The configuration asked for."""
     from jaxdesc import config
 
-    cfg = config.load(args.config, args.overrides)
-    lacking = {}
-    for part in ("synthetic", "real", "posed", "semantic"):
-        empty = [source.kind for source in getattr(cfg.data, part) if not source.path and source.kind not in ("embedded", "rendered")]
-        if empty:
-            print(f"config.data.{part} names no folder for {', '.join(empty)}: embedded data stands in.")
-            lacking[part] = (config.Source(),)
-    return dataclasses.replace(cfg, data=dataclasses.replace(cfg.data, **lacking))
+    return config.load(args.config, args.overrides)
+
+
+def with_data(data):
+    """The pairs of a configuration or of a stage, with embedded data in place of sources that
+    still lack their folder, as those of published recipes do: arrays have the same shapes
+    whatever they show."""
+    from jaxdesc.config import Source
+
+    found = {}
+    for name, kind in data.kinds().items():
+        lacking = [s.kind for s in kind.sources if not s.path and s.kind not in PATHLESS]
+        if lacking:
+            print(f"config.data.{name}.sources names no folder for {', '.join(lacking)}: embedded data stands in.")
+            found[name] = dataclasses.replace(kind, sources=(Source(),))
+    return dataclasses.replace(data, **found)
 
 
 def step(args: argparse.Namespace) -> None:
@@ -77,9 +86,10 @@ def step_of(stage, cfg, args: argparse.Namespace, peak: float) -> None:
     from jaxdesc.training.optim import make_optimizer
     from jaxdesc.training.step import AXIS, init_state, train_step
 
-    raw = next(open_data(stage.data, cfg.train.seed).batches(0))
+    pairs_of = with_data(stage.data)
+    raw = next(open_data(pairs_of, cfg.train.seed).batches(0))
     method, optimizer = methods.find(cfg.method.name).build(cfg.method, axis_name=AXIS, **stage.options), make_optimizer(cfg.optim, stage.steps, stage.rates)
-    draw, accumulate = partial(draw_batch, cfg=cfg.draw), cfg.train.accumulate
+    draw, accumulate = partial(draw_batch, data=pairs_of, cfg=cfg.draw), cfg.train.accumulate
     drawing = jax.jit(draw)
     batch = drawing(jax.random.key(0), raw)
     state = jax.jit(partial(init_state, method, optimizer, seed=0))(batch)
@@ -123,7 +133,7 @@ def data(args: argparse.Namespace) -> None:
     from jaxdesc.data.pipeline import open_data
 
     cfg = configuration(args)
-    opened = open_data(cfg.data, cfg.train.seed)
+    opened = open_data(with_data(cfg.data), cfg.train.seed)
     batches = opened.batches(0)
     next(batches)
     count = max(20, 10 * args.repeat)
@@ -131,8 +141,8 @@ def data(args: argparse.Namespace) -> None:
     for _ in islice(batches, count):
         pass
     rate = count / (time.perf_counter() - start)
-    twice = cfg.data.real_per_batch + cfg.data.posed_per_batch + cfg.data.semantic_per_batch
-    images, pairs = cfg.data.synthetic_per_batch + 2 * twice, cfg.data.synthetic_per_batch + twice
+    pairs = sum(cfg.data.pairs_per_batch().values())
+    images = sum(kind.per_batch * kind.photographs for kind in cfg.data.kinds().values())
     print(
         f"{rate:.1f} batches/s, {rate * images:.0f} images/s, {rate * pairs:.0f} pairs/s with {cfg.data.threads} threads; canvases of {cfg.data.canvas_px} px"
     )

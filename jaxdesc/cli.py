@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from jaxdesc.errors import UserError
 
@@ -22,8 +23,9 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 
 
 def parser(verb: str, description: str, example: str) -> argparse.ArgumentParser:
+    short = Path(sys.argv[0]).stem == "jaxdesc"
     return argparse.ArgumentParser(
-        prog=f"python -m jaxdesc.{verb}",
+        prog=f"jaxdesc {verb}" if short else f"python -m jaxdesc.{verb}",
         description=description,
         epilog=f"example:\n  {example}",
         formatter_class=argparse.RawDescriptionHelpFormatter,

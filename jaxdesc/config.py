@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from jaxdesc.errors import UserError
 
-FORMAT_VERSION = 2  # of workdirs and weight files
+FORMAT_VERSION = 3  # of workdirs and weight files
 
 
 def option(
@@ -67,12 +67,11 @@ class Options:
 class Source:
     """Where photographs come from; on a command line `kind:path@weight`, several joined by commas."""
 
-    kind: str = option(
-        "embedded",
-        "photographs: embedded, photos; pairs: embedded, pairs, sfm120k; posed pairs: embedded, rendered, colmap, megadepth; keypoint pairs: embedded, photos, keypoints, masks, pf-pascal, pf-willow, spair",
-    )
+    kind: str = option("embedded", "one of the sources that the kind of pair knows by name")
     path: str = option("", "folder; empty for embedded data and for scenes rendered from it")
-    weight: float = option(1.0, "share of the draws, relative to the other sources of the list", above=0)
+    weight: float = option(
+        1.0, "fraction of the draws, relative to the other sources of the list", above=0
+    )
 
     @classmethod
     def parse(cls, text: str) -> "Source":
@@ -88,113 +87,87 @@ class Source:
 
 
 @dataclass(frozen=True)
-class DataConfig:
-    """What the host reads."""
-
-    synthetic: tuple[Source, ...] = option((Source(),), "photographs that are paired with a warped copy of themselves")
-    real: tuple[Source, ...] = option((Source(),), "pairs of photographs of one place, unlabelled")
-    posed: tuple[Source, ...] = option((Source("rendered", weight=15.0), Source()), "pairs of views with known cameras")
-    semantic: tuple[Source, ...] = option((Source(),), "pairs with common keypoints; photographs are paired with a warped copy of themselves")
-    synthetic_per_batch: int = option(8, "synthetic pairs of a batch, over all devices", at_least=0)
-    real_per_batch: int = option(8, "real pairs of a batch, over all devices", at_least=0)
-    posed_per_batch: int = option(0, "posed pairs of a batch, over all devices", at_least=0)
-    semantic_per_batch: int = option(0, "keypoint pairs of a batch, over all devices", at_least=0)
-    canvas_px: int = option(1024, "longer side of a photograph on the device; larger ones are shrunk on the host", at_least=32)
-    correspondences: int = option(128, "correspondences of a real pair that travel to aim its crops", at_least=4)
-    keypoints: int = option(4500, "keypoints of image 1 of a posed pair that travel as candidates for its queries", at_least=1)
-    common_keypoints: int = option(40, "keypoints of a keypoint pair that travel; of a warped photograph, the largest square grid of no more", at_least=1)
-    pose_noise: tuple[float, float] = option((0.0, 0.0), "errors added to relative poses: rotation within +- degrees, translation within +- percent")
-    curriculum: int = option(0, "batches during which posed pairs of ever larger rotation are let in; 0: all from the start", at_least=0)
-    cache: str = option("", "folder of prepared datasets; empty: $JAXDESC_CACHE or ~/.cache/jaxdesc")
-    threads: int = option(8, "host threads that decode", at_least=1)
-    keep_mb: int = option(1024, "decoded photographs that stay in the host's memory, MiB; others are decoded at every visit", at_least=0)
-    prefetch: int = option(2, "batches that wait ready", at_least=1)
-
-
-@dataclass(frozen=True)
-class WarpConfig:
-    """Random affine maps and thin-plate splines; lengths are shares of the image's height and width."""
-
-    shift: float = option(0.15, "greatest translation", at_least=0, at_most=1)
-    shift_std: float = option(0.075, "standard deviation of the translation, normally distributed, before it is cut off at `shift`", at_least=0)
-    angle_deg: float = option(10.0, "rotation uniform within +- this", at_least=0, at_most=180)
-    scale: tuple[float, float] = option((0.8, 1.2), "scale uniform between these")
-    bend: float = option(0.1, "control points of the spline move by up to +- this, uniform", at_least=0, at_most=1)
-    control: int = option(3, "control points a side", at_least=2)
-
-
-@dataclass(frozen=True)
 class DrawConfig:
-    """Random geometry and colour, drawn and applied on the device.
+    """How pairs of any kind are drawn on the device; what a kind needs more is a subclass."""
 
-    Sizes, angles and probabilities of PUMP's pairs are the released program's, which has no
-    changes of colour but the noise.
+    flip_probability: float = option(0.5, "both images are mirrored", at_least=0, at_most=1)
+    brightness: float = option(
+        0.0, "colour jitter of both images, factor within 1 +- this", at_least=0, at_most=1
+    )
+    contrast: float = option(
+        0.0, "colour jitter of both images, factor within 1 +- this", at_least=0, at_most=1
+    )
+    saturation: float = option(
+        0.0, "colour jitter of both images, factor within 1 +- this", at_least=0, at_most=1
+    )
+    hue: float = option(
+        0.0, "colour jitter of both images, turns within +- this", at_least=0, at_most=0.5
+    )
+
+    def undistorted(self) -> typing.Self:
+        """How held-out pairs are drawn: geometry stays, colours are those of the files.
+
+        Nothing is mirrored but what a data set's list asks for.
+        """
+        colours = {"brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "hue": 0.0}
+        return dataclasses.replace(self, **colours, flip_probability=0.0)
+
+    def check(self) -> None:
+        """What `option` cannot say; raises UserError naming the field of config.draw."""
+
+
+@dataclass(frozen=True)
+class PairsConfig:
+    """What every kind of training pair is configured by; see `jaxdesc.data.kind.Kind`.
+
+    Attributes:
+      Draw: what config.draw is where pairs of the kind are drawn.
+      scored: whether enough is known of its pairs to score a method by those held out.
     """
 
-    crop_px: int = option(256, "side of the square crops that a loss sees; images of keypoint pairs are squashed to it as a whole", at_least=32)
-    tilt: float = option(0.5, "perspective skew of a synthetic warp, of the longer side", at_least=0, at_most=0.9)
-    rotation_deg: float = option(20.0, "rotation of image 2, uniform within +- this", at_least=0, at_most=180)
-    min_side_px: float = option(256.0, "least shorter side that image 2 is rescaled to (log-uniform)", above=0)
-    max_side_px: float = option(1536.0, "greatest shorter side that image 2 is rescaled to", above=0)
-    aspect: float = option(1.3, "greatest change of image 2's aspect ratio (log-uniform in [1/a, a])", at_least=1)
-    crop_scale: float = option(
-        1.5,
-        "scale jitter of the crop windows: of pairs for PUMP the windows undo the images' local "
-        "scale and keep one factor log-uniform in [1/this, this], as in the released program (left "
-        "in, a pair in four would differ by more than 1.5); of posed pairs each window is up to "
-        "this factor smaller than the image",
-        at_least=1,
-    )
-    trials: int = option(5, "crop windows tried, of which the best-overlapping pair is kept", at_least=1)
-    noise: float = option(
-        12.5,
-        "uniform noise within +- this, of 255, on the pixels of image 2 before its crop is "
-        "resampled (the released program's 25 is the full width)",
-        at_least=0,
-        at_most=255,
-    )
-    brightness: float = option(0.0, "colour jitter of both images, factor within 1 +- this", at_least=0, at_most=1)
-    contrast: float = option(0.0, "colour jitter of both images, factor within 1 +- this", at_least=0, at_most=1)
-    saturation: float = option(0.0, "colour jitter of both images, factor within 1 +- this", at_least=0, at_most=1)
-    hue: float = option(0.0, "colour jitter of both images, turns within +- this", at_least=0, at_most=0.5)
-    shade: float = option(
-        0.0,
-        "uneven light: brightness within 1 +- this, different over the image; as gamma, blur_px, "
-        "motion_px and jpeg_quality it spares half of the images and is uniform up to the full "
-        "strength for the others, of pairs for PUMP",
-        at_least=0,
-        at_most=1,
-    )
-    gamma: float = option(1.0, "exponent of the colours, log-uniform within [1/this, this]", at_least=1)
-    blur_px: float = option(0.0, "greatest sigma of a Gaussian blur, pixels of the crop", at_least=0, at_most=8)
-    motion_px: float = option(0.0, "greatest length of a straight motion blur, pixels of the crop", at_least=0, at_most=16)
-    jpeg_quality: int = option(100, "lowest quality that crops are compressed with, as JPEG does; 100: they are not", at_least=5, at_most=100)
-    ramp_steps: int = option(
-        0,
-        "steps over which the geometry of pairs for PUMP grows from none (tilt, rotation, change "
-        "of scale and aspect) to that of the fields above; 0: full from the start",
+    Draw: typing.ClassVar[type[DrawConfig]] = DrawConfig
+    scored: typing.ClassVar[bool] = True
+
+    sources: tuple[Source, ...] = option((Source(),), "where the pairs come from")
+    per_batch: int = option(
+        8,
+        "pairs of a batch, over all devices; 0: steps see none, those held out are scored",
         at_least=0,
     )
-    swap_probability: float = option(
-        0.5,
-        "images of a pair change places, before image 2 is turned, rescaled and made noisy, so "
-        "that either may be; posed pairs come both ways in any case",
+
+    def check(self, where: str) -> None:
+        """What `option` cannot say; raises UserError naming the field, `where` and its name."""
+
+
+@dataclass(frozen=True)
+class HostConfig:
+    """How the host reads; `jaxdesc.data.kinds.DataConfig` adds a field for each kind of pair."""
+
+    canvas_px: int = option(
+        1024,
+        "longer side of a photograph on the device; larger ones are shrunk on the host",
+        at_least=32,
+    )
+    cache: str = option(
+        "", "folder of prepared datasets; empty: $JAXDESC_CACHE or ~/.cache/jaxdesc"
+    )
+    threads: int = option(8, "host threads that decode", at_least=1)
+    keep_mb: int = option(
+        1024,
+        "decoded photographs that stay in the host's memory, MiB; others are decoded at every "
+        "visit",
         at_least=0,
-        at_most=1,
     )
-    flip_probability: float = option(0.5, "both images are mirrored", at_least=0, at_most=1)
-    posed_hw: tuple[int, int] = option(
-        (480, 640), "rows and columns of the views of a posed pair; they are cut to this shape and resized, not rotated or tilted"
-    )
-    warp: WarpConfig = WarpConfig()  # of photographs that keypoint pairs are made of
-    prune: bool = option(True, "of the candidates for the queries of a posed pair, only those are asked for that some depth shows in view 2")
-    prune_depth: str = option(
-        "cameras",
-        "depths up to which pruning looks: cameras, the largest distance of two cameras of the "
-        "reconstruction; points, the depth that 99 % of what is known of the scene is nearer than",
-        choices=("cameras", "points"),
-    )
-    queries: int = option(500, "points of view 1 that a posed pair asks for, 9 of 10 SIFT keypoints", at_least=1)
+    prefetch: int = option(2, "batches that wait ready", at_least=1)
+
+    def kinds(self) -> dict[str, Any]:
+        """{name: `jaxdesc.data.kind.Kind`} of the kinds of pair that it has, in their order."""
+        values = ((field.name, getattr(self, field.name)) for field in dataclasses.fields(self))
+        return {name: value for name, value in values if isinstance(value, PairsConfig)}
+
+    def pairs_per_batch(self) -> dict[str, int]:
+        """Pairs of each kind that a batch has, {"posed": 8}; kinds that it lacks are absent."""
+        return {name: kind.per_batch for name, kind in self.kinds().items() if kind.per_batch}
 
 
 @dataclass(frozen=True)
@@ -226,7 +199,7 @@ class ReportConfig:
 
     log_every: int = option(10, "steps between lines of metrics", at_least=1)
     validate_every: int = option(1000, "steps between validations and pictures", at_least=1)
-    validation_pairs: int = option(16, "fixed held-out pairs of each part that can be scored", at_least=1)
+    validation_pairs: int = option(16, "fixed held-out pairs of each kind that can be scored", at_least=1)
     checkpoint_every: int = option(500, "steps between checkpoints", at_least=1)
     keep_last: int = option(3, "newest checkpoints kept, beside the best one", at_least=1)
 
@@ -234,7 +207,7 @@ class ReportConfig:
 @dataclass(frozen=True)
 class ExperimentConfig:
     method: Any = option(None, "the method's own Config")
-    data: DataConfig = DataConfig()
+    data: Any = option(None, "what batches are made of, a jaxdesc.data.kinds.DataConfig")
     draw: DrawConfig = DrawConfig()
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig()
@@ -247,7 +220,7 @@ class Stage(NamedTuple):
     name: str
     start: int  # first update, counted from 0
     steps: int
-    data: DataConfig  # what its batches are made of
+    data: HostConfig  # what its batches are made of
     pairs: str = ""  # a word for these pairs, where the stages' differ
     options: Mapping[str, Any] = types.MappingProxyType({})  # of the method's build
     rates: Callable[[Any], Any] | None = (
@@ -260,6 +233,7 @@ class MethodConfig:
 
     Attributes:
       name: of the method.
+      kinds: of training pair that its loss takes, by their names in config.data.
       weights: what training starts from, a field of those that take a spec as `store.pretrained`
         does; None: the method always starts from random numbers.
       backbone: the network's name, a field of those that have a choice.
@@ -267,6 +241,7 @@ class MethodConfig:
     """
 
     name: typing.ClassVar[str]
+    kinds: typing.ClassVar[tuple[str, ...]] = ()
     weights = None
     backbone = ""
     calibrates: typing.ClassVar[tuple[str, ...]] = ()
@@ -275,8 +250,11 @@ class MethodConfig:
         """The stages of a run in their order, which together take config.train.steps."""
         return (Stage("", 0, config.train.steps, config.data),)
 
+    def check(self) -> None:
+        """What `option` cannot say of these fields; raises UserError naming one."""
+
     def validate(self, config: ExperimentConfig) -> None:
-        """What `option` cannot say; raises UserError naming the field."""
+        """What these fields owe the others of a training; raises UserError naming one."""
 
     @classmethod
     def check_file(cls, fields: Mapping[str, Any], version: int, where: Any) -> None:
@@ -362,45 +340,97 @@ def validate(config: ExperimentConfig) -> ExperimentConfig:
     if not isinstance(config.method, MethodConfig):
         kind = type(config.method).__name__
         raise UserError(f"config.method must be a method's configuration, not {kind}.")
+    if not isinstance(config.data, HostConfig):
+        kind = type(config.data).__name__
+        raise UserError(f"config.data must be a jaxdesc.data.kinds.DataConfig, not {kind}.")
     validate_fields(config, "config")
-    data, draw, optim, train = config.data, config.draw, config.optim, config.train
-    if data.synthetic_per_batch + data.real_per_batch + data.posed_per_batch + data.semantic_per_batch == 0:
-        raise UserError("config.data.synthetic_per_batch, real_per_batch, posed_per_batch and semantic_per_batch are all 0: a batch needs at least one pair.")
-    if not 0 < draw.warp.scale[0] <= draw.warp.scale[1]:
-        raise UserError(f"config.draw.warp.scale = {draw.warp.scale} must be two numbers above 0, the smaller one first.")
-    for half in ("synthetic", "real", "posed", "semantic"):
-        if getattr(data, f"{half}_per_batch") and not getattr(data, half):
-            raise UserError(
-                f"config.data.{half} is empty but config.data.{half}_per_batch = {getattr(data, f'{half}_per_batch')}: name a source or set it to 0."
-            )
-        if getattr(data, f"{half}_per_batch") % train.accumulate:
-            raise UserError(
-                f"config.data.{half}_per_batch = {getattr(data, f'{half}_per_batch')} is not a multiple of config.train.accumulate = {train.accumulate}."
-            )
-    if data.canvas_px % 8:
-        raise UserError(f"config.data.canvas_px = {data.canvas_px} is not a multiple of 8, as the halved copies need.")
-    if min(data.pose_noise) < 0:
-        raise UserError(f"config.data.pose_noise = {data.pose_noise} must be at least 0, degrees and percent.")
-    if min(draw.posed_hw) < 32:
-        raise UserError(f"config.draw.posed_hw = {draw.posed_hw} must be at least 32 rows and columns.")
-    if draw.min_side_px > draw.max_side_px:
-        raise UserError(f"config.draw.min_side_px = {draw.min_side_px} is greater than config.draw.max_side_px = {draw.max_side_px}.")
+    check_data(config)
+    optim, train = config.optim, config.train
     if optim.warmup_steps > train.steps:
         raise UserError(f"config.optim.warmup_steps = {optim.warmup_steps} is greater than config.train.steps = {train.steps}.")
+    config.method.check()
     config.method.validate(config)
     return config
 
 
+def check_data(config: ExperimentConfig) -> None:
+    """Refuses pairs that the method cannot take, that are drawn otherwise or that do not divide."""
+    data, draw, method = config.data, config.draw, config.method
+    kinds = data.kinds()
+    takes = f"the loss of {method.name} takes {' and '.join(method.kinds) or 'none'}"
+    if not kinds:
+        raise UserError(f"config.data has no kind of pair: {takes}.")
+    if strange := [name for name in kinds if name not in method.kinds]:
+        raise UserError(f"config.data has {strange[0]} pairs, but {takes}.")
+    if not data.pairs_per_batch():
+        names = " and ".join(f"config.data.{name}.per_batch" for name in kinds)
+        raise UserError(f"{names} {'is' if len(kinds) == 1 else 'are'} 0: a batch needs a pair.")
+    if not any(kind.scored for kind in kinds.values()):
+        raise UserError(
+            f"config.data has no pairs to score by, as nothing is known of {' and '.join(kinds)}: "
+            "add another kind, with per_batch = 0 if steps shall not see it."
+        )
+    if data.canvas_px % 8:
+        raise UserError(
+            f"config.data.canvas_px = {data.canvas_px} is not a multiple of 8, as the halved "
+            "copies need."
+        )
+    for name, kind in kinds.items():
+        where = f"config.data.{name}"
+        if not isinstance(draw, kind.Draw):
+            raise UserError(
+                f"config.draw is a {type(draw).__name__}, but {where} needs a {kind.Draw.__name__}."
+            )
+        if not kind.sources:
+            raise UserError(f"{where}.sources is empty: name a source, or leave {where} out.")
+        if kind.per_batch % config.train.accumulate:
+            raise UserError(
+                f"{where}.per_batch = {kind.per_batch} is not a multiple of "
+                f"config.train.accumulate = {config.train.accumulate}."
+            )
+        kind.check(where)
+    if type(draw) not in [kind.Draw for kind in kinds.values()]:
+        wanted = next(iter(kinds.values())).Draw.__name__
+        raise UserError(
+            f"config.draw is a {type(draw).__name__}, of which {' and '.join(kinds)} pairs do not "
+            f"use every field: make it a {wanted}."
+        )
+    draw.check()
+
+
+def shipped_configs() -> dict[str, Path]:
+    """The configurations that come with the package, by name: "pump", "caps", ..."""
+    here = Path(__file__).parent
+    folders = here / "configs", here.parent / "configs"  # as installed, and of a clone
+    folder = next(filter(Path.is_dir, folders), here)
+    return {path.stem: path for path in sorted(folder.glob("*.py")) if path.stem != "__init__"}
+
+
+def _file(text: str) -> Path:
+    """A file, or the shipped configuration of that name.
+
+    Raises:
+      UserError: there is neither.
+    """
+    path, known = Path(text), shipped_configs()
+    if path.is_file():
+        return path
+    if path.suffix or len(path.parts) > 1:
+        raise UserError(f"There is no configuration file {path}.")
+    if text not in known:
+        raise UserError(f"There is no configuration {text!r}; there are {', '.join(known)}, or name a file.")
+    return known[text]
+
+
 def load(spec: str, overrides: dict[str, str] | None = None) -> ExperimentConfig:
-    """Reads `file.py` or `file.py:variant`, sets the overrides {"data.canvas_px": "512", ...} and validates.
+    """Reads `file.py`, or `pump` and its like, which come with the package; both with `:variant`
+    behind. Sets the overrides {"data.canvas_px": "512", ...} and validates.
 
     Raises:
       UserError: for a missing file, a file that is not Python, an unknown variant or field, a wrong value.
     """
     file, _, variant = spec.rpartition(":") if ":" in Path(spec).name else (spec, "", "")
-    path = Path(file)
-    if not path.is_file():
-        raise UserError(f"There is no configuration file {path}.")
+    path = _file(file)
     module_spec = importlib.util.spec_from_file_location("jaxdesc_config", path, loader=importlib.machinery.SourceFileLoader("jaxdesc_config", str(path)))
     module = importlib.util.module_from_spec(module_spec)
     try:
@@ -427,6 +457,10 @@ def override(config: Any, field: str, text: str, where: str = "config") -> Any:
     if name not in known:
         raise UserError(f"{where} has no field {name!r}; it has {', '.join(known)}." if known else f"{where} has no fields.")
     current = getattr(config, name)
+    if rest and current is None:
+        present = [name for name in known if dataclasses.is_dataclass(getattr(config, name))]
+        has = f"{where} has {' and '.join(present)}" if present else f"{where} has none"
+        raise UserError(f"{where}.{name} is not part of this configuration: {has}.")
     if rest:
         return dataclasses.replace(config, **{name: override(current, rest, text, f"{where}.{name}")})
     annotation = typing.get_type_hints(type(config))[name]
@@ -448,6 +482,9 @@ def parse_value(text: str, annotation: Any, name: str) -> Any:
         if text in ("", "none") and type(None) in kinds:
             return None
         return parse_value(text, next(k for k in kinds if k is not type(None)), name)
+    if dataclasses.is_dataclass(annotation):
+        first = dataclasses.fields(annotation)[0].name
+        raise UserError(f"{name} is a group of fields: set one of them, as {name}.{first}.")
     if annotation is bool and text.lower() in ("true", "false"):
         return text.lower() == "true"
     if annotation is str:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from jaxdesc import cli
 from jaxdesc.errors import UserError
 
-STUDIES = {"cold-channels": "configs/cold.py", "gsf-widths": "configs/gsf.py", "gsf-windows": "configs/gsf.py"}  # keys of evals.published.STUDIES
+STUDIES = {"cold-channels": "cold", "gsf-widths": "gsf", "gsf-windows": "gsf"}  # keys of evals.published.STUDIES
 
 
 def flags() -> argparse.ArgumentParser:
@@ -24,7 +24,7 @@ def flags() -> argparse.ArgumentParser:
         "python -m jaxdesc.sweep --config configs/cold.py --over method.dim=4,8,16,64 --workdir runs/dims --config.train.steps=200\n"
         "  python -m jaxdesc.sweep --study cold-channels --config configs/cold.py:paper --workdir runs/channels",
     )
-    parser.add_argument("--config", metavar="FILE.py[:VARIANT]", help="configuration (of a study: its own); any field can be changed with --config.FIELD=VALUE")
+    parser.add_argument("--config", metavar="NAME|FILE.py[:VARIANT]", help="configuration (of a study: its own); any field can be changed with --config.FIELD=VALUE")
     parser.add_argument("--over", action="append", default=[], metavar="FIELD=A,B,...", help="values that a field takes in turn; may be given twice")
     parser.add_argument(
         "--study", choices=tuple(STUDIES), help="of a paper: says --config, --over and --score where they are not given, and has published scores"
@@ -169,14 +169,13 @@ def _duration(seconds: float) -> str:
 
 def described(cfg: Any, fields: Sequence[str]) -> str:
     """What was run, without the fields that differ: network, what it started from, data and schedule."""
-    from jaxdesc.training.loop import pairs_per_batch
-
-    method, pairs = cfg.method, pairs_per_batch(cfg.data)
-    sources = {part: ", ".join(f"{s.kind}:{s.path}" if s.path else s.kind for s in getattr(cfg.data, part)) for part in pairs}
+    method, pairs = cfg.method, cfg.data.pairs_per_batch()
+    kinds = {name: cfg.data.kinds()[name] for name in pairs}
+    sources = {name: ", ".join(f"{s.kind}:{s.path}" if s.path else s.kind for s in kind.sources) for name, kind in kinds.items()}
     parts = [
         ("method.backbone", method.backbone),
         ("method.weights", "" if method.weights is None else f"from {method.weights or 'random weights'}"),
-        *((f"data.{part}", text) for part, text in sources.items()),
+        *((f"data.{name}.sources", text) for name, text in sources.items()),
         ("train.steps", f"{cfg.train.steps} steps of {sum(pairs.values())} pairs"),
     ]
     return ", ".join([method.name, *(text for field, text in parts if text and field not in fields)])

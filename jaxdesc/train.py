@@ -10,9 +10,9 @@ def flags() -> argparse.ArgumentParser:
     parser = cli.parser(
         "train",
         "Trains a method; a workdir that already holds checkpoints of the same configuration is resumed.",
-        "python -m jaxdesc.train --config configs/pump.py --config.data.synthetic=photos:MY_PHOTOS --config.train.steps=2000",
+        "python -m jaxdesc.train --config configs/pump.py --config.data.homography.sources=photos:MY_PHOTOS --config.train.steps=2000",
     )
-    parser.add_argument("--config", required=True, metavar="FILE.py[:VARIANT]", help="configuration; any field can be changed with --config.FIELD=VALUE")
+    parser.add_argument("--config", required=True, metavar="NAME|FILE.py[:VARIANT]", help="configuration: pump, caps, cold, gsf, or a file; any field can be changed with --config.FIELD=VALUE")
     parser.add_argument("--workdir", metavar="DIR", help="checkpoints, metrics and pictures (default: runs/<config>-<variant>)")
     parser.add_argument("--coordinator", metavar="HOST:PORT", help="several processes: address of process 0 (Cloud TPU and Slurm find it themselves: 'auto')")
     parser.add_argument("--processes", type=int, metavar="N", help="several processes: how many")

@@ -70,8 +70,8 @@ class KeypointPair:
     mask2: Array | None = None  # the same of image 2; both None where no pair of the run has masks
 
 
-# A training batch has a static split: {"synthetic": ..., "real": ..., "posed": ...}; a part that a run does not use is absent.
-RawBatch = dict[str, Any]  # {"synthetic": (Canvas, slot), "real": (RawPair, slot), "posed": (data.posed_draw.RawPosedPair, slot), ...}
+# A training batch has a static split, by the kinds of pair that a run has, see data.kinds.
+RawBatch = dict[str, Any]  # {kind: (rows as the host delivers them, slot)}
 Batch = dict[str, Pair | PosedPair | KeypointPair]
 Variables = dict[str, Any]  # {"params": ..., "batch_stats": ...}
 

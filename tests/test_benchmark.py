@@ -1,5 +1,6 @@
 """python -m jaxdesc.benchmark: what it measures, and on which data; how long anything takes is not asserted."""
 
+import dataclasses
 import re
 import sys
 
@@ -34,10 +35,15 @@ def test_sources_without_a_folder_are_stood_in_for(capsys):
     args = benchmark.flags().parse_args(["step", "--config", "configs/caps.py:paper"])
     args.overrides = {"train.accumulate": "6", "data.threads": "3"}
     cfg = benchmark.configuration(args)
-    assert cfg.data.posed == (Source(),) and (cfg.train.accumulate, cfg.data.threads, cfg.draw.posed_hw) == (6, 3, (480, 640))
-    assert capsys.readouterr().out == "config.data.posed names no folder for megadepth: embedded data stands in.\n"
-    args.overrides = {"data.posed": "rendered,colmap:HERE@2"}
-    assert benchmark.configuration(args).data.posed == (Source("rendered"), Source("colmap", "HERE", 2.0)) and not capsys.readouterr().out
+    data = benchmark.with_data(cfg.data)
+    assert data.posed == dataclasses.replace(cfg.data.posed, sources=(Source(),))
+    assert (cfg.train.accumulate, data.threads, data.posed.hw) == (6, 3, (480, 640))
+    said = "config.data.posed.sources names no folder for megadepth: embedded data stands in.\n"
+    assert capsys.readouterr().out == said
+    args.overrides = {"data.posed.sources": "rendered,colmap:HERE@2"}
+    given = benchmark.configuration(args).data
+    assert given.posed.sources == (Source("rendered"), Source("colmap", "HERE", 2.0))
+    assert benchmark.with_data(given) == given and not capsys.readouterr().out
 
 
 def test_a_step_of_posed_pairs(verb, monkeypatch):

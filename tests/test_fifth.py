@@ -28,7 +28,7 @@ from jaxdesc.config import load
 
 def get_config():
     base = load("{root}/configs/pump.py:smoke")
-    return replace(base, method=Config(), data=replace(base.data, real_per_batch=0))
+    return replace(base, method=Config(), data=replace(base.data, unlabelled=None))
 """
 
 
@@ -166,5 +166,8 @@ def test_register(known):
         jaxdesc.register(fifth._replace(published={}))
     with pytest.raises(jaxdesc.UserError, match=r"no jaxdesc\.method\.Definition"):
         jaxdesc.register("fifth")
+    nothing = type("Config", (fifth.Config,), {"name": "sixth", "kinds": ()})
+    with pytest.raises(jaxdesc.UserError, match="sixth names no kind of pair that its loss takes"):
+        jaxdesc.register(fifth._replace(Config=nothing))
     with pytest.raises(jaxdesc.UserError, match="there are pump, caps, cold, gsf, fifth"):
         methods.find("sixth")

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parent.parent / "jaxdesc"
 LEVELS = (
     ("errors", "types", "config"),
@@ -19,7 +21,7 @@ LEVELS = (
     ("data",),
     ("training", "predict"),
     ("evals",),
-    ("cli", "train", "evaluate", "extract", "match", "convert", "benchmark", "sweep", "view"),
+    ("cli", "train", "evaluate", "extract", "match", "convert", "benchmark", "sweep", "__main__"),
 )
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
 
@@ -114,6 +116,60 @@ def test_nobody_asks_which_method_it_is():
             if isinstance(node, ast.Compare | ast.MatchValue):
                 words = {n.value for n in ast.walk(node) if isinstance(n, ast.Constant)}
                 assert not words & known, f"{path}:{node.lineno} asks for {words & known}"
+
+
+def kind_asked_for(node: ast.AST, kinds: set[str]) -> str | None:
+    """The name of a kind of pair that a node compares with, looks up or reads of `data`."""
+    if isinstance(node, ast.Compare | ast.MatchValue):
+        words = {n.value for n in ast.walk(node) if isinstance(n, ast.Constant)}
+    elif isinstance(node, ast.Subscript):
+        words = {node.slice.value} if isinstance(node.slice, ast.Constant) else set()
+    elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+        looked_up = node.func.attr in ("get", "pop", "setdefault")
+        words = {a.value for a in node.args[:1] if looked_up and isinstance(a, ast.Constant)}
+    elif isinstance(node, ast.Attribute):
+        owner = node.value
+        name = owner.attr if isinstance(owner, ast.Attribute) else getattr(owner, "id", "")
+        words = {node.attr} if name == "data" else set()
+    else:
+        words = set()
+    return next(iter(words & kinds), None)
+
+
+def test_generic_code_does_not_ask_which_kind_a_pair_is():
+    """Only the file of a kind and the methods know its name; in rooms that see no batch the same
+    words mean other things, as keypoints in a file of features do."""
+    rooms = {"config", "types", "method", "data", "training", "predict", "benchmark", "sweep"}
+    package = ROOT / "data" / "kinds"
+    kinds = {path.stem for path in package.glob("*.py")} - {"__init__", "formats"}
+    assert len(kinds) > 3
+    for path in ROOT.rglob("*.py"):
+        room = path.relative_to(ROOT).parts[0].removesuffix(".py")
+        if path.is_relative_to(package) or room == "methods":
+            continue
+        for kind in kinds:
+            assert f"jaxdesc.data.kinds.{kind}" not in imported_modules(path), path
+        for node in ast.walk(ast.parse(path.read_text())) if room in rooms else ():
+            assert not kind_asked_for(node, kinds), f"{path}:{node.lineno}"
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        'if kind == "posed": pass',
+        'x = kind in ("homography", "posed")',
+        'match kind:\n    case "keypoints": pass',
+        'batch["unlabelled"]',
+        'raw.get("posed")',
+        "cfg.data.posed",
+        "data.keypoints.image_px",
+    ],
+)
+def test_the_guard_of_the_kinds_sees(code):
+    kinds = {"homography", "unlabelled", "posed", "keypoints"}
+    assert any(kind_asked_for(node, kinds) for node in ast.walk(ast.parse(code)))
+    innocent = ast.parse('batch[name], kinds["x"], cfg.draw.posed, pair.keypoints, f("posed")')
+    assert not any(kind_asked_for(node, kinds) for node in ast.walk(innocent))
 
 
 def test_methods_do_not_know_each_other():

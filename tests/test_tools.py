@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxdesc import config
 from tests.predict.test_predictor import noise
 
 ROOT = Path(__file__).parents[1]
@@ -37,3 +38,16 @@ def test_shi_tomasis_corners_move_with_the_image():
     assert inside.sum() > 20 and np.mean(distance.min(1)[inside] < 0.01) > 0.8
     assert np.mean(one.keypoints % 1 != 0) > 0.9, "between the pixels"
     assert len(detect(np.zeros((40, 40, 3), np.uint8), 9)) == 0
+
+
+def test_steps_of_a_gpu_day_fill_the_time_that_is_left():
+    planned = tool("gpu_day").planned_steps
+    assert planned(700, images_per_s=640, images_per_step=64, left_s=1000) == 700 + 9300
+    for left_s in (0, -50, 1):  # not more than four fifths are over: the learning rate can still fall
+        steps = planned(701, 640, 64, left_s)
+        assert steps - steps // 5 >= 701
+
+
+def test_images_of_a_step_of_a_gpu_day_are_those_of_every_kind():
+    values = config.as_dict(config.load("configs/pump.py:shipped"))
+    assert tool("gpu_day").images_per_step(values) == 2 * (24 + 8)

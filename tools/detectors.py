@@ -10,6 +10,7 @@ alone. What `run` finds in its folder it does not make again. PoseLib must be in
 
 import argparse
 import datetime
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +25,7 @@ from jaxdesc.datasets.scenes import read_cameras
 from jaxdesc.evals import homography, relative_pose, result
 from jaxdesc.images import read_rgb, resize
 from jaxdesc.matching import hessian, keypoints
+from jaxdesc.predict.predictor import SHIPPED
 from jaxdesc.store.features import Features, list_names, write_hdf5
 from jaxdesc.timing import cpu_seconds
 
@@ -116,6 +118,7 @@ def run(args: argparse.Namespace) -> None:
     made = {
         "format": "jaxdesc detectors 1",
         "date": datetime.date.today().isoformat(),
+        "weights": hashlib.sha256((SHIPPED / "pump.safetensors").read_bytes()).hexdigest()[:12],
         "keypoints_per_image": MOST,
         "homography": sorted(path.name for path in args.homography.iterdir() if path.is_dir()),
         "apart": {scene.name: apart(scene) for scene in args.pose},
@@ -167,6 +170,7 @@ def text_of(made: dict) -> str:
     v = made["versions"]
     return ABOUT.format(
         date=made["date"],
+        weights=made["weights"],
         most=f"{made['keypoints_per_image']:,}",
         sequences=", ".join(name.partition("_")[2] for name in made["homography"]),
         pairs=made["rows"][0]["homography"]["pairs"],
@@ -181,7 +185,7 @@ ABOUT = """# Detectors of keypoints
 {date}, two shared CPU cores, {versions}. `python tools/detectors.py page` makes this page of
 [detectors.json](detectors.json); `run` measures again.
 
-The shipped weights, {most} keypoints an image, one descriptor a keypoint, mutual nearest
+PUMP's weights of sha256 {weights}..., which shipped then; {most} keypoints an image, one descriptor a keypoint, mutual nearest
 neighbours. Repeatability, MMA and right matches a pair (within 3 px) are means over the {pairs}
 pairs of {sequences}, of VGG Oxford. Poses are of Strecha's {scenes},
 by PoseLib at 1 px from the matches as they are. CPU is the time that a detector takes for a

@@ -4,13 +4,16 @@ Each change has a strength of its own for every image. Half of the images are sp
 change; for the others its strength is uniform up to the greatest, see `strength`.
 """
 
+import dataclasses
+import typing
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdesc.config import DrawConfig
+from jaxdesc.config import DrawConfig, option
 from jaxdesc.data.jitter import between, log_between
 from jaxdesc.types import Array
 
@@ -43,10 +46,44 @@ YCBCR = np.array(
 )
 
 
+@dataclass(frozen=True)
+class DegradeConfig(DrawConfig):
+    """How sharp and how evenly lit images are; see `strength`."""
+
+    shade: float = option(
+        0.0,
+        "uneven light: brightness within 1 +- this, different over the image; as gamma, blur_px, "
+        "motion_px and jpeg_quality it spares half of the images and is uniform up to the full "
+        "strength for the others",
+        at_least=0,
+        at_most=1,
+    )
+    gamma: float = option(
+        1.0, "exponent of the colours, log-uniform within [1/this, this]", at_least=1
+    )
+    blur_px: float = option(
+        0.0, "greatest sigma of a Gaussian blur, pixels of the crop", at_least=0, at_most=8
+    )
+    motion_px: float = option(
+        0.0, "greatest length of a straight motion blur, pixels of the crop", at_least=0, at_most=16
+    )
+    jpeg_quality: int = option(
+        100,
+        "lowest quality that crops are compressed with, as JPEG does; 100: they are not",
+        at_least=5,
+        at_most=100,
+    )
+
+    def undistorted(self) -> typing.Self:
+        """With even light, sharp and not compressed too."""
+        still = {"shade": 0.0, "gamma": 1.0, "blur_px": 0.0, "motion_px": 0.0}
+        return dataclasses.replace(super().undistorted(), **still, jpeg_quality=100)
+
+
 class Changes(NamedTuple):
     """The changes of one image that the configuration asks for; others leave it as it is."""
 
-    cfg: DrawConfig
+    cfg: DegradeConfig
     u: Array  # (LIGHT + BLUR + JPEG,) uniform numbers
 
     def lit(self, image: Array) -> Array:
@@ -62,7 +99,7 @@ class Changes(NamedTuple):
         return compress(self.u[LIGHT + BLUR :], image, self.cfg) if asked else image
 
 
-def changes(key: Array, cfg: DrawConfig) -> tuple[Changes, Changes]:
+def changes(key: Array, cfg: DegradeConfig) -> tuple[Changes, Changes]:
     """Those of image 1 and of image 2."""
     u = jax.random.uniform(key, (2, LIGHT + BLUR + JPEG))
     return Changes(cfg, u[0]), Changes(cfg, u[1])
@@ -73,7 +110,7 @@ def strength(u: Array) -> Array:
     return jnp.maximum(2 * u - 1, 0)
 
 
-def light(u: Array, image: Array, cfg: DrawConfig) -> Array:
+def light(u: Array, image: Array, cfg: DegradeConfig) -> Array:
     """Uneven light, then a tone curve: clip(image (1 + a f), 0, 1)^g.
 
     f is a smooth field in [-1, 1], three control points a side; a and log g grow with
@@ -90,7 +127,7 @@ def light(u: Array, image: Array, cfg: DrawConfig) -> Array:
     return jnp.maximum(shaded, 1e-4) ** jnp.where(u[-1] < 0.5, 1 / up, up)
 
 
-def blur(u: Array, image: Array, cfg: DrawConfig) -> Array:
+def blur(u: Array, image: Array, cfg: DegradeConfig) -> Array:
     """Out of focus and shaken: a Gaussian, and the mean over a straight stroke.
 
     In frequencies f, cycles a pixel: exp(-2 pi^2 s^2 |f|^2) sinc(l f . d), with s up to
@@ -111,7 +148,7 @@ def blur(u: Array, image: Array, cfg: DrawConfig) -> Array:
     return jnp.clip(out[MARGIN:-MARGIN, MARGIN:-MARGIN], 0, 1)
 
 
-def compress(u: Array, image: Array, cfg: DrawConfig) -> Array:
+def compress(u: Array, image: Array, cfg: DegradeConfig) -> Array:
     """What JPEG keeps of an image: 8x8 cosine transforms, rounded to steps of its tables.
 
     Quality 100 down to cfg.jpeg_quality, with the IJG library's scaling of the tables;

@@ -16,10 +16,12 @@ def register(definition: Definition) -> Definition:
     """Adds a method to those that training, matching and evaluation know.
 
     Raises:
-      UserError: no Definition, or another method has its name.
+      UserError: no Definition, one without kinds of pair, or another method has its name.
     """
     if not isinstance(definition, Definition) or not issubclass(definition.Config, MethodConfig):
         raise UserError(f"{definition!r} is no jaxdesc.method.Definition with a MethodConfig.")
+    if not definition.Config.kinds:
+        raise UserError(f"{definition.name} names no kind of pair that its loss takes: Config.kinds.")
     if METHODS.setdefault(definition.name, definition) is not definition:
         raise UserError(f"There is another method of the name {definition.name!r} already.")
     return definition

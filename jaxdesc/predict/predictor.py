@@ -367,7 +367,7 @@ def load(weights: str | os.PathLike | None = None, **overrides: Any) -> Predicto
         if not path.is_file():
             raise UserError(
                 f"No weights come with {text}: train it (python -m jaxdesc.train --config "
-                f"configs/{text}.py) and give the workdir, or give a weight file, as python -m "
+                f"{text}) and give the workdir, or give a weight file, as python -m "
                 "jaxdesc.convert makes it of PUMP's and CAPS's released weights."
             )
     if path.is_dir():
@@ -395,18 +395,18 @@ def untrained(name: str, **overrides: Any) -> Predictor:
     """
     definition = methods.find(name)
     config = _overridden(definition.Config(), overrides)
-    variables = jax.jit(definition.build(config).init)(jax.random.key(0), _example())
+    variables = jax.jit(definition.build(config).init)(jax.random.key(0), _example(config))
     return Predictor(name, config, variables, f"{name}, untrained")
 
 
-def _example() -> dict[str, Pair]:
+def _example(config: configs.MethodConfig) -> dict[str, Pair]:
     """The least batch that variables can be made from."""
     image = jnp.zeros((1, STEP_PX, STEP_PX, 3))
-    return {"synthetic": Pair(image1=image, image2=image, H_1to2=jnp.eye(3)[None], slot=jnp.zeros(1, jnp.int32))}
+    return {config.kinds[0]: Pair(image1=image, image2=image, H_1to2=jnp.eye(3)[None], slot=jnp.zeros(1, jnp.int32))}
 
 
 def _shapes(name: str, config: Any) -> Any:
-    return jax.eval_shape(methods.find(name).build(config).init, jax.random.key(0), _example())
+    return jax.eval_shape(methods.find(name).build(config).init, jax.random.key(0), _example(config))
 
 
 def _flat(tree: Any) -> dict[str, Any]:
@@ -425,7 +425,8 @@ def _overridden(config: Any, overrides: dict) -> Any:
     if not overrides:
         return config
     changed = _fields(type(config), {**vars(config), **overrides}, f"{config.name}'s configuration")
-    configs.validate(configs.ExperimentConfig(method=changed))
+    configs.validate_fields(changed, "config.method")
+    changed.check()
     return changed
 
 

@@ -7,10 +7,11 @@ import json
 import math
 import signal
 import threading
-from collections.abc import Callable, Collection, Iterable
-from dataclasses import fields, replace
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,22 +22,20 @@ from PIL import Image
 
 from jaxdesc import config as configs
 from jaxdesc import figures, methods
-from jaxdesc.data.draw import draw_batch
-from jaxdesc.data.pipeline import Data, open_data
-from jaxdesc.data.semantic_draw import as_in_use
+from jaxdesc.data.draw import draw_batch, held_out_batch
+from jaxdesc.data.kinds import formats
+from jaxdesc.data.pipeline import open_data
 from jaxdesc.method import Definition
 from jaxdesc.store.checkpoint import Checkpoints
 from jaxdesc.store.files import atomic
 from jaxdesc.store.pretrained import pretrained
 from jaxdesc.training.optim import kept_average, make_optimizer, with_model_state
 from jaxdesc.training.report import Reporter
-from jaxdesc.training.step import AXIS, inference_variables, init_state, new_state, right, settle_statistics, train_step, validation_step
-from jaxdesc.types import Batch, Correspondences, KeypointPair, Pair, PosedPair, RawBatch, TrainState, UserError
+from jaxdesc.training.step import AXIS, inference_variables, init_state, new_state, settle_statistics, train_step, validation_step
+from jaxdesc.types import Correspondences, RawBatch, TrainState, UserError
 
 IN_FLIGHT = 2  # steps that may run ahead of the metrics that the host reads
 SETTLING = 20  # batches that the averaged parameters see for their batch statistics
-VALIDATION_SEED = 1_234_567  # of the fixed draws of the validation pairs, whatever a run's own seed
-PER_BATCH = "_per_batch"  # how the names of the fields end that say how many pairs of a kind a batch holds
 
 
 def claim(workdir: Path, cfg: configs.ExperimentConfig) -> None:
@@ -46,7 +45,8 @@ def claim(workdir: Path, cfg: configs.ExperimentConfig) -> None:
       UserError: it cannot be written to, or belongs to another configuration (naming the first field that differs).
     """
     cfg = recalled(cfg, workdir)
-    plain = configs.ExperimentConfig(method=type(cfg.method)())
+    usual_data = type(cfg.data)(**{name: type(kind)() for name, kind in cfg.data.kinds().items()})
+    plain = configs.ExperimentConfig(type(cfg.method)(), usual_data, type(cfg.draw)())
     ours, usual = (json.loads(json.dumps(configs.as_dict(c))) for c in (cfg, plain))
     usual["method"] |= configs.absent_values(type(cfg.method))
     path = workdir / "config.json"
@@ -56,10 +56,7 @@ def claim(workdir: Path, cfg: configs.ExperimentConfig) -> None:
             theirs["method"].keys(), theirs["data"].keys(), theirs["draw"].keys()
         except (ValueError, LookupError, TypeError, AttributeError) as e:
             raise UserError(f"{path} is damaged: delete it or choose another --workdir.") from e
-        if configs.version_of(theirs, path) == 1:
-            _check_first(theirs, workdir)
-            theirs["draw"]["noise"] = ours["draw"]["noise"]  # of no pair that is left
-        theirs["format_version"] = ours["format_version"]
+        theirs = formats.upgraded(theirs, configs.version_of(theirs, path), workdir)
         for name, mine, other in _differences(ours, theirs, usual):
             if name == "train.steps" and _may_be_prolonged(cfg, other, workdir):
                 print(f"{workdir} was to take {other} steps; it goes on to {mine}.")
@@ -83,21 +80,6 @@ def _may_be_prolonged(cfg: configs.ExperimentConfig, steps: int, workdir: Path) 
     end = min(steps, cfg.train.steps)
     same_until = {"constant": end, "halving": end, "trapezoid": end - max(end // 5, 1)}
     return done <= same_until.get(cfg.optim.schedule, 0)
-
-
-def _check_first(theirs: dict, workdir: Path) -> None:
-    """Refuses to go on with a run of format 1 whose pairs would be drawn otherwise now.
-
-    Raises:
-      UserError: it has warped or unlabelled pairs, or posed ones that are pruned.
-    """
-    data, draw = theirs["data"], theirs["draw"]
-    pairs = data.get("synthetic_per_batch", 0) + data.get("real_per_batch", 0)
-    if pairs or (data.get("posed_per_batch", 0) and draw.get("prune", True)):
-        raise UserError(
-            f"{workdir} was begun by an earlier version of jaxdesc, which drew its pairs "
-            "otherwise: choose another --workdir. Its checkpoints can still be used as weights."
-        )
 
 
 def record(workdir: Path, cfg: configs.ExperimentConfig) -> None:
@@ -132,15 +114,9 @@ def _differences(ours: dict, theirs: dict, usual: dict, prefix: str = ""):
             yield f"{prefix}{name}", mine, other
 
 
-def pairs_per_batch(data: configs.DataConfig) -> dict[str, int]:
-    """Pairs of each part that a batch has, {"synthetic": 8, ...}; parts that it lacks are absent."""
-    counts = {field.name.removesuffix(PER_BATCH): getattr(data, field.name) for field in fields(data) if field.name.endswith(PER_BATCH)}
-    return {part: count for part, count in counts.items() if count}
-
-
 def devices_for(cfg: configs.ExperimentConfig) -> list[jax.Device]:
     """The devices to train on: all of them, or in one process as many as share the batch evenly."""
-    counts = pairs_per_batch(cfg.data)
+    counts = cfg.data.pairs_per_batch()
 
     def fits(devices):
         return all(n % (devices * cfg.train.accumulate) == 0 for n in counts.values())
@@ -150,7 +126,7 @@ def devices_for(cfg: configs.ExperimentConfig) -> list[jax.Device]:
     if not fits(jax.device_count()):
         raise UserError(
             f"Batches of {' and '.join(map(str, counts.values()))} pairs in {cfg.train.accumulate} part(s) do not divide over {jax.device_count()} devices: "
-            f"change {', '.join(f'config.data.{part}{PER_BATCH}' for part in counts)} or config.train.accumulate."
+            f"change {', '.join(f'config.data.{kind}.per_batch' for kind in counts)} or config.train.accumulate."
         )
     return jax.devices()
 
@@ -201,50 +177,6 @@ def _finite_or_raise(step: int, metrics: dict[str, float], checkpoints: Checkpoi
         raise UserError(f"{', '.join(wrong)} became non-finite in step {step}: training stopped, {kept}; try a smaller config.optim.learning_rate.")
 
 
-def undistorted(draw: configs.DrawConfig) -> configs.DrawConfig:
-    """How held-out pairs are drawn: crops and known warps stay, colours are those of the files.
-
-    Nothing is mirrored but what a data set's list asks for, and no noise is added.
-    """
-    colours = {"brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "hue": 0.0}
-    light = {"shade": 0.0, "gamma": 1.0}
-    sharpness = {"blur_px": 0.0, "motion_px": 0.0, "jpeg_quality": 100, "noise": 0.0}
-    return replace(draw, **colours, **light, **sharpness, flip_probability=0.0)
-
-
-def validation_batch(data: Data, parts: Collection[str], count: int, draw: Callable[[jax.Array, RawBatch], Batch]) -> Batch:
-    """`count` held-out pairs of each part of a run's batches, the same in every run.
-
-    Instead of real pairs, of which nothing is known, they are photographs with a warped
-    copy. Two images of objects are squashed as `Predictor.transfer` squashes them, so that
-    a checkpoint scores the same here and in `evaluate pck --rule dhpf-240 --transfer own`;
-    only photographs longer than config.data.canvas_px, which were shrunk when they were
-    prepared, differ.
-
-    Args:
-      draw: `draw_batch` of a configuration that is `undistorted`.
-    Raises:
-      UserError: posed pairs ask for no point at all.
-    """
-    slots = np.arange(count, dtype=np.int32)
-    raw = {part: (getattr(data, f"validation_{part}")(count), slots) for part in parts if part not in ("synthetic", "real")}
-    if len(raw) < len(parts):
-        raw["synthetic"] = (data.validation_photos(count), slots)
-    batch = jax.jit(draw)(jax.random.key(VALIDATION_SEED), raw)
-    if "posed" in parts and not batch["posed"].valid.any():
-        raise UserError(
-            "config.draw.prune_depth: pruning leaves no query of the held-out posed pairs, whose "
-            "cameras stand too close together; set it to points, or config.draw.prune to false."
-        )
-    if "posed" in parts and not batch["posed"].known.any():
-        batch["posed"] = batch["posed"].replace(xy2_px=None, known=None)
-    if "semantic" in parts:
-        batch["semantic"] = as_in_use(batch["semantic"], raw["semantic"][0])
-        if not batch["semantic"].valid.any():
-            batch["semantic"] = batch["semantic"].replace(xy2_px=None)
-    return batch
-
-
 def with_pretrained(state: TrainState, spec: str, optimizer: optax.GradientTransformation, say: Callable[[str], None]) -> TrainState:
     """The state of step 0 with the variables that `spec`, config.method.weights, names put in; see `store.pretrained`, also for errors."""
     return new_state(pretrained({"params": state.params, **state.model_state}, spec, say), optimizer)
@@ -266,19 +198,18 @@ def run(cfg: configs.ExperimentConfig, workdir: str | Path) -> dict[str, float]:
     sources = {part: open_data(part, cfg.train.seed) for part in dict.fromkeys(stage.data for stage in plan)}
     if main:
         claim(workdir, cfg)
-        for line in dict.fromkeys(line for data in sources.values() for line in data.report()):
+        for line in dict.fromkeys(line for data in sources.values() for line in data.report):
             print(line)
 
     definition = methods.find(cfg.method.name)
     build = definition.build
-    draw = partial(draw_batch, cfg=cfg.draw)
     devices = devices_for(cfg)
     local = len(devices) // jax.process_count()
-    pairs = pairs_per_batch(plan[0].data)
+    pairs = plan[0].data.pairs_per_batch()
+    kinds = {name: kind for stage in plan for name, kind in stage.data.kinds().items()}
     prefixes = {stage.data: "" if stage.data == plan[-1].data else f"{stage.pairs}/" for stage in plan}
-    as_given = partial(draw_batch, cfg=undistorted(cfg.draw))
     validations = {
-        prefixes[part]: validation_batch(data, pairs, cfg.report.validation_pairs, as_given)
+        prefixes[part]: held_out_batch(data, cfg.draw, cfg.report.validation_pairs)
         for part, data in sources.items()
     }
     optimizers = [make_optimizer(cfg.optim, stage.steps, stage.rates) for stage in plan]
@@ -299,7 +230,9 @@ def run(cfg: configs.ExperimentConfig, workdir: str | Path) -> dict[str, float]:
             cfg = replace(cfg, method=method)
             if main:
                 record(workdir, cfg)
-        validate = jax.jit(partial(validation_step, method=build(cfg.method)))
+        validate = jax.jit(
+            partial(validation_step, method=build(cfg.method)), static_argnames="scores"
+        )
         reporter = Reporter(workdir, start, cfg.train.steps, 2 * sum(pairs.values()), enabled=main)
         state = replicate(state, devices)
         pending: collections.deque = collections.deque()
@@ -334,13 +267,16 @@ def run(cfg: configs.ExperimentConfig, workdir: str | Path) -> dict[str, float]:
             settle(0)
             matches = {}
             for prefix, parts in validations.items():
-                for part, known in parts.items():
-                    values, matches[prefix, part] = validate(inference_variables(current()), known)
+                for kind, known in parts.items():
+                    variables = inference_variables(current())
+                    found = validate(variables, known, scores=kinds[kind].scores)
+                    values, matches[prefix, kind] = found
                     scores.update({prefix + name: float(value) for name, value in values.items()})
             reporter.metrics(step, scores, "validation")
             if main:
-                prefix, part = shown = next(key for key in matches if not key[0])
-                picture = _picture(validations[prefix][part], matches[shown])
+                prefix, kind = shown = next(key for key in matches if not key[0])
+                known = validations[prefix][kind]
+                picture = _picture(known, matches[shown], kinds[kind].correct)
                 _save_png(workdir / f"matches_{step:06d}.png", picture)
                 reporter.image(step, "pictures/matches", picture)
                 reporter.say(f"step {step}: " + ", ".join(f"{name} {value:.3f}{_published(definition, name)}" for name, value in scores.items()))
@@ -363,6 +299,7 @@ def run(cfg: configs.ExperimentConfig, workdir: str | Path) -> dict[str, float]:
                 if 0 < step == stage.start:
                     state = replicate(begun_anew(current(), optimizer), devices)
                 method = build(cfg.method, axis_name=AXIS, **stage.options)
+                draw = partial(draw_batch, data=stage.data, cfg=cfg.draw)
                 how = partial(partial, method=method, draw=draw, seed=cfg.train.seed)
                 parallel_step = parallel(how(train_step, optimizer=optimizer, accumulate=cfg.train.accumulate), devices)
                 parallel_settle = parallel(how(settle_statistics), devices)
@@ -408,11 +345,17 @@ def _published(definition: Definition, name: str) -> str:
     return "" if value is None else f" (paper: {value:g})"
 
 
-def _picture(validation: Pair | PosedPair | KeypointPair, matches: Correspondences) -> np.ndarray:
-    """The matches of the first validation pair; green where they are right."""
+def _picture(validation: Any, matches: Correspondences, correct: Callable[..., Any]) -> np.ndarray:
+    """The matches of the first held-out pair of a kind; green where they are correct."""
     pair, found = jax.tree.map(lambda x: np.asarray(x[0]), (validation, matches))
     kept = found.valid
-    return figures.side_by_side(pair.image1, pair.image2, found.xy1_px[kept], found.xy2_px[kept], np.asarray(right(pair, found))[kept])
+    return figures.side_by_side(
+        pair.image1,
+        pair.image2,
+        found.xy1_px[kept],
+        found.xy2_px[kept],
+        np.asarray(correct(pair, found))[kept],
+    )
 
 
 def _save_png(path: Path, picture: np.ndarray) -> None:

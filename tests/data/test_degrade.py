@@ -13,11 +13,11 @@ import skimage.data
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-from jaxdesc.config import DrawConfig
-from jaxdesc.data import degrade, draw
+from jaxdesc.data import degrade
+from jaxdesc.data.kinds import CropConfig, HomographyPairs
 from jaxdesc.types import Canvas
 
-CFG = DrawConfig(crop_px=64)
+CFG = CropConfig(crop_px=64)
 FULL, SPARED = 1.0, 0.25  # numbers that mean the full strength, and none
 
 
@@ -109,20 +109,21 @@ class Spared(chex.TestCase):
             np.testing.assert_allclose(found, np.maximum(image, 1e-4) if tolerance else image, atol=tolerance)
 
 
-def batch(cfg, step=None, n=4):
+def batch(cfg, step=None, n=4, tilt=0.5):
     image = np.zeros((n, 128, 128, 3), np.uint8)
     image[:, :120, :112] = np.round(255 * photograph(128)[:120, :112])
     canvas = Canvas(jnp.array(image), jnp.tile(jnp.array([120, 112]), (n, 1)))
-    raw = {"synthetic": (canvas, jnp.arange(n))}
-    return jax.jit(draw.draw_batch, static_argnums=2)(jax.random.key(1), raw, cfg, step)["synthetic"]
+    draw = jax.jit(HomographyPairs(tilt=tilt).draw, static_argnums=3)
+    return draw(jax.random.key(1), canvas, jnp.arange(n), cfg, step)
 
 
 def test_both_crops_of_a_pair_change_and_differently():
-    still = DrawConfig(
-        crop_px=64, min_side_px=112, max_side_px=112, noise=0, tilt=0, rotation_deg=0, aspect=1,
+    still = CropConfig(
+        crop_px=64, min_side_px=112, max_side_px=112, noise=0, rotation_deg=0, aspect=1,
         crop_scale=1, flip_probability=0,
     )  # fmt: skip
-    plain, changed = batch(still, n=16), batch(replace(still, jpeg_quality=10), n=16)
+    plain = batch(still, n=16, tilt=0.0)
+    changed = batch(replace(still, jpeg_quality=10), n=16, tilt=0.0)
     moved1, moved2 = (
         np.abs(a - b).max((1, 2, 3)) > 0.02
         for a, b in ((plain.image1, changed.image1), (plain.image2, changed.image2))
@@ -135,7 +136,7 @@ def test_both_crops_of_a_pair_change_and_differently():
 
 def test_geometry_grows_with_the_steps():
     """None at step 0, the whole of it from `ramp_steps` on, and in between in between."""
-    cfg = DrawConfig(crop_px=32, min_side_px=60, max_side_px=240, noise=0)
+    cfg = CropConfig(crop_px=32, min_side_px=60, max_side_px=240, noise=0)
     ramp = replace(cfg, ramp_steps=100)
 
     def wildness(H):

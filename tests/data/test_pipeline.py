@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxdesc.config import DataConfig, Source
-from jaxdesc.data import pipeline
+from jaxdesc.config import Source
+from jaxdesc.data import host
+from jaxdesc.data.kinds import DataConfig, HomographyPairs, UnlabelledPairs
 from jaxdesc.data.pipeline import open_data
 from jaxdesc.types import UserError
 
@@ -42,13 +43,13 @@ def make_pairs(folder, count):
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
     root = tmp_path_factory.mktemp("pipeline")
+    first = Source("photos", make_photos(root / "a", 9, 1), 3.0)
+    second = Source("photos", make_photos(root / "b", 5, 2), 1.0)
+    pairs = (Source("pairs", make_pairs(root / "pairs", 4)),)
     return DataConfig(
-        synthetic=(Source("photos", make_photos(root / "a", 9, 1), 3.0), Source("photos", make_photos(root / "b", 5, 2), 1.0)),
-        real=(Source("pairs", make_pairs(root / "pairs", 4)),),
-        synthetic_per_batch=6,
-        real_per_batch=4,
+        homography=HomographyPairs(sources=(first, second), per_batch=6),
+        unlabelled=UnlabelledPairs(sources=pairs, per_batch=4, correspondences=16),
         canvas_px=64,
-        correspondences=16,
         cache=str(root / "cache"),
         threads=3,
     )
@@ -61,7 +62,7 @@ def take(data, start, count, *process):
 def test_kept_photographs_are_decoded_once_and_change_nothing(config, monkeypatch):
     """With room for all, for one of the smallest, and for none."""
     read = []
-    original = pipeline._Kept.__getitem__
+    original = host.Kept.__getitem__
 
     def counted(self, i):
         before = len(self._kept)
@@ -69,7 +70,7 @@ def test_kept_photographs_are_decoded_once_and_change_nothing(config, monkeypatc
         read.append(len(self._kept) > before)
         return found
 
-    monkeypatch.setattr(pipeline._Kept, "__getitem__", counted)
+    monkeypatch.setattr(host.Kept, "__getitem__", counted)
     batches, fresh = [], []
     for keep_mb in (1, 0):
         read.clear()
@@ -82,18 +83,18 @@ def test_kept_photographs_are_decoded_once_and_change_nothing(config, monkeypatc
 
 
 def test_memory_for_photographs_is_bounded():
-    memory = pipeline._Memory(100)
+    memory = host.Memory(100)
     assert [memory.take(n) for n in (60, 50, 40, 1)] == [True, False, True, False]
 
 
 def colors(batch):
-    canvas, _ = batch["synthetic"]
+    canvas, _ = batch["homography"]
     return [tuple(int(c) for c in image[0, 0, :2]) for image in canvas.image]
 
 
 def test_shapes_and_slots(config):
     batch = take(open_data(config, 0), 0, 1)[0]
-    (canvas, slot), (pair, real_slot) = batch["synthetic"], batch["real"]
+    (canvas, slot), (pair, real_slot) = batch["homography"], batch["unlabelled"]
     chex.assert_shape([canvas.image, pair.canvas1.image, pair.canvas2.image], [(6, 64, 64, 3), (4, 64, 64, 3), (4, 64, 64, 3)])
     chex.assert_shape([canvas.size_hw, pair.canvas1.size_hw, pair.xy12_px, pair.valid], [(6, 2), (4, 2), (4, 16, 4), (4, 16)])
     chex.assert_type([canvas.image, canvas.size_hw, pair.xy12_px, pair.valid, slot], [np.uint8, np.int32, np.float32, bool, np.int32])
@@ -102,7 +103,7 @@ def test_shapes_and_slots(config):
 
 
 def test_photograph_lies_at_the_top_left(config):
-    canvas, _ = take(open_data(config, 0), 0, 1)[0]["synthetic"]
+    canvas, _ = take(open_data(config, 0), 0, 1)[0]["homography"]
     for image, (height, width) in zip(canvas.image, canvas.size_hw, strict=True):
         assert height == 40 and width == 50 + image[0, 0, 1] // 10
         assert (image[:height, :width] == image[0, 0]).all() and not image[height:].any() and not image[:, width:].any()
@@ -111,7 +112,7 @@ def test_photograph_lies_at_the_top_left(config):
 def test_correspondences_are_padded_or_drawn(config):
     seen = {}
     for batch in take(open_data(config, 0), 0, 12):
-        pair, _ = batch["real"]
+        pair, _ = batch["unlabelled"]
         for image1, image2, xy12, valid in zip(pair.canvas1.image, pair.canvas2.image, pair.xy12_px, pair.valid, strict=True):
             i = int(image1[0, 0, 0])
             assert image2[0, 0, 0] == i + 1 and valid.sum() == min(12 + 9 * i, 16)
@@ -127,8 +128,8 @@ def test_batch_is_a_function_of_seed_and_position(config):
     for start in (1, 4, 8):
         chex.assert_trees_all_equal(take(data, start, 1)[0], walked[start])
     chex.assert_trees_all_equal(take(open_data(config, 3), 5, 4), walked[5:])
-    assert not np.array_equal(walked[0]["synthetic"][0].image, walked[1]["synthetic"][0].image)
-    assert not np.array_equal(take(open_data(config, 4), 0, 1)[0]["synthetic"][0].image, walked[0]["synthetic"][0].image)
+    assert not np.array_equal(walked[0]["homography"][0].image, walked[1]["homography"][0].image)
+    assert not np.array_equal(take(open_data(config, 4), 0, 1)[0]["homography"][0].image, walked[0]["homography"][0].image)
     take(data, 10**9, 1)
 
 
@@ -138,7 +139,7 @@ def test_processes_share_the_global_batch(config):
     halves = [take(data, 2, 3, p, 2) for p in range(2)]
     for i in range(3):
         chex.assert_trees_all_equal(jax.tree.map(lambda *parts: np.concatenate(parts), halves[0][i], halves[1][i]), whole[i])
-    with pytest.raises(UserError, match=r"config\.data\.synthetic_per_batch = 6 is not a multiple of the 4 processes"):
+    with pytest.raises(UserError, match=r"config\.data\.homography\.per_batch = 6 is not a multiple of the 4 processes"):
         take(data, 0, 1, 0, 4)
 
 
@@ -153,25 +154,31 @@ def test_weights_and_rounds(config):
 
 def test_validation_is_held_out_and_cycled(config):
     data = open_data(config, 0)
-    canvas = data.validation_photos(5)
+    canvas, slots = data.held_out(5)["homography"]
+    assert slots.tolist() == [0, 1, 2, 3, 4] and set(data.held_out(1)) == {"homography"}
     chex.assert_shape(canvas.image, (5, 64, 64, 3))
     held_out = [tuple(int(c) for c in image[0, 0, :2]) for image in canvas.image]
     assert held_out[0][0] == 1 and held_out[1][0] == 2 and held_out[2:] == [*held_out[:2], held_out[0]]
     assert not set(held_out) & {color for batch in take(data, 0, 20) for color in colors(batch)}
 
 
-def test_absent_parts(config):
-    only_real = open_data(dataclasses.replace(config, synthetic_per_batch=0, synthetic=()), 0)
-    assert set(take(only_real, 0, 1)[0]) == {"real"} and take(only_real, 0, 1)[0]["real"][1].tolist() == [0, 1, 2, 3]
-    assert only_real.validation_photos(1).image.any() and "embedded" in only_real.report()[0]
-    only_synthetic = open_data(dataclasses.replace(config, real_per_batch=0, real=(Source("pairs", "/missing"),)), 0)
-    assert set(take(only_synthetic, 0, 1)[0]) == {"synthetic"}
-    assert len(only_synthetic.report()) == 2
+def test_absent_kinds(config):
+    scored = dataclasses.replace(config, homography=HomographyPairs(per_batch=0))
+    unlabelled = open_data(scored, 0)
+    (batch,) = take(unlabelled, 0, 1)
+    assert set(batch) == {"unlabelled"} and batch["unlabelled"][1].tolist() == [0, 1, 2, 3]
+    assert unlabelled.held_out(1)["homography"][0].image.any()
+    assert "embedded" in unlabelled.report[0]
+    homography = open_data(dataclasses.replace(config, unlabelled=None), 0)
+    assert set(take(homography, 0, 1)[0]) == {"homography"}
+    assert len(homography.report) == 2
 
 
 def test_unknown_kind(tmp_path):
-    with pytest.raises(UserError, match=r"config\.data\.real names a source of kind 'photo'; it may be embedded, pairs, sfm120k"):
-        open_data(DataConfig(real=(Source("photo"),), cache=str(tmp_path / "cache")), 0)
+    wrong = UnlabelledPairs(sources=(Source("photo"),))
+    data = DataConfig(homography=HomographyPairs(), unlabelled=wrong, cache=str(tmp_path / "cache"))
+    with pytest.raises(UserError, match=r"config\.data\.unlabelled\.sources names a source of kind 'photo'; it may be embedded, pairs, sfm120k"):
+        open_data(data, 0)
     assert not (tmp_path / "cache").exists()  # told before anything is prepared
 
 
@@ -184,9 +191,10 @@ def test_real_photographs(tmp_path):
     for name in {name for line in lines for name in line.split()}:
         os.symlink((source / "images" / name).resolve(), images / name)
     (tmp_path / "scene" / "pairs.txt").write_text("\n".join(lines))
-    real = (Source("pairs", str(tmp_path / "scene")),)
-    data = open_data(DataConfig(real=real, synthetic_per_batch=0, real_per_batch=3, canvas_px=256, cache=str(tmp_path / "cache")), 0)
-    pair, _ = take(data, 0, 1)[0]["real"]
+    pairs = UnlabelledPairs(sources=(Source("pairs", str(tmp_path / "scene")),), per_batch=3)
+    cfg = DataConfig(unlabelled=pairs, canvas_px=256, cache=str(tmp_path / "cache"))
+    data = open_data(cfg, 0)
+    pair, _ = take(data, 0, 1)[0]["unlabelled"]
     assert pair.valid.sum(axis=1).min() >= 12
     for xy, canvas in ((pair.xy12_px[..., :2], pair.canvas1), (pair.xy12_px[..., 2:], pair.canvas2)):
         assert (xy[pair.valid] >= -0.5).all() and (xy <= canvas.size_hw[:, None, ::-1] - 0.5).all() and canvas.size_hw.max() == 256

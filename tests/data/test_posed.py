@@ -1,32 +1,21 @@
-"""Posed pairs: cameras as files give them, the pairs that are kept, what training reads, and what is drawn on the device."""
+"""Posed pairs: cameras as files give them, and the pairs that are kept."""
 
-import dataclasses
 import itertools
 import json
 import os
 import shutil
 import struct
-from collections import Counter
 from pathlib import Path
 
-import chex
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
 from scipy.spatial.transform import Rotation
 
-from jaxdesc import config
-from jaxdesc.config import DataConfig, DrawConfig, ExperimentConfig, MethodConfig, Source
-from jaxdesc.data import posed_draw
 from jaxdesc.data.builders import colmap, embedded, posed
-from jaxdesc.data.draw import draw_batch
-from jaxdesc.data.pipeline import _PosedViews, open_data
-from jaxdesc.data.posed_draw import RawPosedPair
 from jaxdesc.datasets.cameras import Camera
 from jaxdesc.datasets.scenes import read_model
-from jaxdesc.types import Canvas, UserError
+from jaxdesc.types import UserError
 
 SCENES = Path(__file__).parents[2] / "../shared/data/scenes"
 POSED = Path(__file__).parents[2] / "../shared/data/posed"
@@ -234,13 +223,8 @@ def test_points_behind_a_camera_are_not_seen_by_it():
     np.testing.assert_array_equal(camera.xy_px, xy[kept])
 
 
-def test_depths_that_queries_are_pruned_by():
-    """The paper's, 1e-3 and 1 times the largest distance of two cameras, or up to the points."""
+def test_spread_of_the_cameras():
     assert posed.spread(scene_of((0, 0, 0), (0, 4, 1)).cameras.values()) == 4
-    np.testing.assert_allclose(posed_draw.depth_range(4.0, 30.0, "cameras"), [0.004, 4], rtol=1e-6)
-    np.testing.assert_allclose(posed_draw.depth_range(4.0, 30.0, "points"), [0.004, 30], rtol=1e-6)
-    np.testing.assert_allclose(posed_draw.depth_range(4.0, 3.0, "points"), [0.004, 3], rtol=1e-6)
-    np.testing.assert_allclose(posed_draw.depth_range(4.0, 0.0, "points"), [0.004, 4], rtol=1e-6)
 
 
 def test_one_wrong_point_does_not_decide_the_depth_of_a_scene(tmp_path):
@@ -343,268 +327,6 @@ def test_listed_pairs_and_few_common_points(tmp_path):
     (tmp_path / "scene/pairs.txt").write_text("0.jpg 3.jpg\n3.jpg 0.jpg\n2.jpg 1.jpg\n")
     opened = colmap.open_posed(str(tmp_path / "scene"), 512, str(tmp_path / "cache"))
     assert len(opened.train) + len(opened.validation) == 2 and "1 listed twice" in opened.report[1]
-
-
-def pipeline(folder, tmp_path, **fields):
-    changes = {"posed_per_batch": 4, "synthetic_per_batch": 0, "real_per_batch": 0, "canvas_px": 48, "keypoints": 30, "threads": 2}
-    cache = str(tmp_path / "cache")
-    return DataConfig(posed=(Source("colmap", str(folder)),), cache=cache, **{**changes, **fields})
-
-
-def take(data, start, count, *process):
-    return list(itertools.islice(data.batches(start, *process), count))
-
-
-def test_batches_are_a_function_of_seed_and_position(folder, tmp_path):
-    data = open_data(pipeline(folder, tmp_path, pose_noise=(5.0, 2.5)), 3)
-    walked = take(data, 0, 6)
-    raw, slot = walked[0]["posed"]
-    chex.assert_shape([raw.canvas1.image, raw.K1, raw.t_1to2, raw.xy1_px, raw.known], [(4, 48, 48, 3), (4, 3, 3), (4, 3), (4, 30, 2), (4, 30)])
-    chex.assert_type([raw.canvas2.image, raw.R_1to2, raw.t_1to2, raw.xy2_px, raw.valid, slot], [np.uint8, np.float32, np.float32, np.float32, bool, np.int32])
-    assert slot.tolist() == [0, 1, 2, 3] and raw.valid.all() and 0 < raw.known.sum() < raw.known.size
-    chex.assert_trees_all_equal(take(data, 4, 2), walked[4:])
-    halves = [take(data, 0, 2, p, 2) for p in range(2)]
-    chex.assert_trees_all_equal(jax.tree.map(lambda *parts: np.concatenate(parts), *(h[1] for h in halves)), walked[1])
-    assert not np.array_equal(raw.R_1to2, take(open_data(pipeline(folder, tmp_path), 3), 0, 1)[0]["posed"][0].R_1to2)
-    with pytest.raises(UserError, match=r"config\.data\.posed_per_batch = 4 is not a multiple of the 3 processes"):
-        take(data, 0, 1, 0, 3)
-    held_out = data.validation_posed(3)
-    chex.assert_shape(held_out.canvas1.image, (3, 48, 48, 3))
-    chex.assert_trees_all_equal(held_out.K1[0], held_out.K1[1])  # one pair is held out
-    for name in ("R_1to2", "t_1to2"):
-        np.testing.assert_array_equal(getattr(held_out, name)[2], data.posed_sets[0].validation[0][name])  # without noise
-
-
-def test_both_directions_are_one_geometry(folder, tmp_path):
-    """Element 2 i + 1 is 2 i backwards, noise included; its known matches are the other's."""
-    data = open_data(pipeline(folder, tmp_path), 0)
-    views = _PosedViews(data.posed_sets[0].train, data.posed_sets[0], (5.0, 2.5), (1, 2))
-    plain = _PosedViews(data.posed_sets[0].train, data.posed_sets[0], (0.0, 0.0), (1, 2))
-    assert len(views) == 38
-    turned, moved = [], []
-    for i in range(0, 38, 2):
-        there, back, true = views[i], views[i + 1], plain[i]
-        np.testing.assert_array_equal(there["image1"], back["image2"])
-        np.testing.assert_allclose(back["R_1to2"] @ there["R_1to2"], np.eye(3), atol=1e-5)
-        np.testing.assert_allclose(back["R_1to2"] @ there["t_1to2"] + back["t_1to2"], 0, atol=1e-5)
-        np.testing.assert_allclose(there["xy2_px"][there["known"]], back["xy1_px"][back["known"]], atol=1e-4)
-        turned.append(posed.angle_deg(there["R_1to2"] @ true["R_1to2"].T))
-        moved.append(np.abs(there["t_1to2"] - true["t_1to2"]).max())
-        np.testing.assert_array_equal(there["R_1to2"], views[i]["R_1to2"])  # the pair's own, at every visit
-    assert 3.0 < max(turned) <= 5.0 + 1e-3 and min(turned) < 2.0 and len(set(turned)) == 19
-    assert 0.01 < max(moved) < 0.05
-
-
-def test_curriculum_lets_in_larger_rotations_step_by_step(folder, tmp_path):
-    data = open_data(pipeline(folder, tmp_path, curriculum=10), 0)
-    angles = np.sort(data.posed_sets[0].angles_deg)
-    seen = np.array([[posed.angle_deg(R) for R in batch["posed"][0].R_1to2] for batch in take(data, 0, 25)])
-    for j, angle in enumerate(seen[:10].ravel()):
-        assert angle <= angles[int(np.ceil(len(angles) * (j + 1) / 40)) - 1] + 1e-3
-    assert seen[:3].max() < seen[10:].max() and np.unique(seen[10:].round(3)).size == 10
-    chex.assert_trees_all_equal(take(data, 7, 5), take(data, 5, 7)[2:])
-
-
-@pytest.mark.parametrize(
-    ("section", "changes", "words"),
-    [
-        ("data", {"pose_noise": (-1.0, 0.0)}, r"config\.data\.pose_noise = \(-1\.0, 0\.0\) must be at least 0"),
-        ("data", {"pose_noise": (1.0,)}, r"config\.data\.pose_noise = \(1\.0,\) is not of type"),
-        ("data", {"posed_per_batch": 2, "posed": ()}, r"config\.data\.posed is empty but config\.data\.posed_per_batch = 2"),
-        ("draw", {"posed_hw": (8, 64)}, r"config\.draw\.posed_hw = \(8, 64\) must be at least 32"),
-        ("draw", {"queries": 0}, r"config\.draw\.queries = 0 must be at least 1"),
-    ],
-)
-def test_wrong_settings_are_named(section, changes, words):
-    @dataclasses.dataclass(frozen=True)
-    class Method(MethodConfig):
-        name: str = "none"
-
-    base = ExperimentConfig(method=Method())
-    with pytest.raises(UserError, match=words):
-        config.validate(dataclasses.replace(base, **{section: dataclasses.replace(getattr(base, section), **changes)}))
-
-
-def test_unknown_kind(tmp_path):
-    with pytest.raises(UserError, match=r"config\.data\.posed names a source of kind 'pairs'; it may be embedded, rendered, colmap, megadepth"):
-        open_data(DataConfig(posed=(Source("pairs", "x"),), posed_per_batch=1, real_per_batch=0, cache=str(tmp_path)), 0)
-
-
-# --- on the device ---
-
-CFG = DrawConfig(posed_hw=(32, 48), queries=20, crop_scale=1.3, flip_probability=0.5)
-SIDE, BATCH, KEYPOINTS = 64, 4, 30
-draw = jax.jit(lambda key, raw, slot, cfg: draw_batch(key, {"posed": (raw, slot)}, cfg)["posed"], static_argnums=3)
-
-
-def raw_batch(seed=0):
-    """Views whose colours say where they were taken: red is 4 x, green is 4 y; every keypoint is a known projection; some do not exist."""
-    rng = np.random.default_rng(seed)
-    y, x = np.mgrid[:SIDE, :SIDE]
-    ramp = np.stack([4 * x, 4 * y, np.full_like(x, 100)], -1).astype(np.uint8)
-    rows = []
-    for i in range(BATCH):
-        hw = np.array([[40 + i, 60], [50, 52 - i]], np.int32)
-        X = rng.uniform([-2, -1.5, 4], [2, 1.5, 6], (KEYPOINTS, 3))  # some outside the images
-        Ks = [np.array([[60.0 + 3 * i, 0.5, s[1] / 2], [0, 55.0, s[0] / 2], [0, 0, 1]]) for s in hw]
-        R = Rotation.from_rotvec(rng.normal(0, 0.1, 3)).as_matrix()
-        t = rng.normal(size=3)
-        t /= np.linalg.norm(t)
-        xy1, xy2 = project(Ks[0], np.eye(3), np.zeros(3), X), project(Ks[1], R, t, X)
-        canvases = [Canvas(np.where((x < s[1])[..., None] & (y < s[0])[..., None], ramp, 0).astype(np.uint8), s) for s in hw]
-        valid, known = rng.random(KEYPOINTS) < 0.8, rng.random(KEYPOINTS) < 0.7
-        depths = np.array(10.0), np.array(100.0)
-        rows.append(RawPosedPair(*canvases, *Ks, R, t, *depths, xy1, valid, xy2, known))
-    numbers = jax.tree.map(lambda *leaves: np.stack(leaves), *rows)
-    return jax.tree.map(lambda a: a.astype(np.float32) if a.dtype == np.float64 else a, numbers)
-
-
-def test_drawn_geometry_is_that_of_the_images():
-    """Known matches lie on their epipolar lines, and the images show at query and match what the canvases show at their origins."""
-    raw = raw_batch()
-    flipped = set()
-    for seed in range(3):
-        pair = draw(jax.random.key(seed), raw, jnp.arange(BATCH), CFG)
-        chex.assert_tree_all_finite(pair)
-        chex.assert_shape(
-            [pair.image1, pair.F_1to2, pair.xy1_px, pair.valid, pair.known], [(BATCH, 32, 48, 3), (BATCH, 3, 3), (BATCH, 20, 2), (BATCH, 20), (BATCH, 20)]
-        )
-        checked = 0
-        for i in range(BATCH):
-            flipped.add(bool(pair.image1[i, 16, 0, 0] > pair.image1[i, 16, 47, 0]))
-            F = np.asarray(pair.F_1to2[i], np.float64)
-            np.testing.assert_allclose(np.linalg.det(F / np.linalg.norm(F)), 0, atol=1e-6)
-            assert np.isclose(F[2, 2], 1, atol=1e-6) or np.isclose(np.linalg.norm(F), 1)
-            for q in np.flatnonzero(pair.known[i]):
-                assert pair.valid[i, q]
-                xy1, xy2 = np.asarray(pair.xy1_px[i, q], np.float64), np.asarray(pair.xy2_px[i, q], np.float64)
-                line = F @ [*xy1, 1]
-                assert abs(line @ [*xy2, 1]) / np.hypot(*line[:2]) < 2e-3
-                at1, at2 = colour_at(pair.image1[i], xy1), colour_at(pair.image2[i], xy2)
-                origin = np.argmin(np.linalg.norm(raw.xy1_px[i] - at1, axis=1))
-                if at1 is not None and at2 is not None:
-                    np.testing.assert_allclose(at1, raw.xy1_px[i, origin], atol=0.15)
-                    np.testing.assert_allclose(at2, raw.xy2_px[i, origin], atol=0.15)
-                    assert raw.valid[i, origin] and raw.known[i, origin]
-                    checked += 1
-        assert checked > 10
-    assert flipped == {True, False}
-
-
-def colour_at(image, xy):
-    """Canvas position that the ramp's colour tells, by a bilinear mean of four pixels."""
-    (x, y), image = xy, np.asarray(image, np.float64)
-    x0, y0 = min(int(x), image.shape[1] - 2), min(int(y), image.shape[0] - 2)
-    fx, fy = x - x0, y - y0
-    quad = image[y0 : y0 + 2, x0 : x0 + 2]
-    mean = (1 - fy) * ((1 - fx) * quad[0, 0] + fx * quad[0, 1]) + fy * ((1 - fx) * quad[1, 0] + fx * quad[1, 1])
-    return mean[:2] * 255 / 4
-
-
-def test_queries_lie_inside_and_their_lines_of_sight_cross_image_2():
-    raw = raw_batch()
-    pair = draw(jax.random.key(5), raw, jnp.arange(BATCH), CFG)
-    xy1 = np.asarray(pair.xy1_px)[np.asarray(pair.valid)]
-    assert (xy1 >= 0).all() and (xy1 <= [47, 31]).all() and np.asarray(pair.valid).sum() > 40
-    xy2 = np.asarray(pair.xy2_px)[np.asarray(pair.known)]
-    assert (xy2 >= 0).all() and (xy2 <= [47, 31]).all()
-    # F belongs to the queries: each line passes through image 2, grown by a pixel
-    for F, queries, valid in zip(np.asarray(pair.F_1to2, np.float64), np.asarray(pair.xy1_px), np.asarray(pair.valid), strict=True):
-        for x, y in queries[valid]:
-            values = [F @ [x, y, 1] @ [u, v, 1] for u in (-1, 48) for v in (-1, 32)]
-            assert min(values) <= 0 <= max(values)
-
-
-def test_pruning_can_be_left_out():
-    """Then also points are asked for whose line of sight misses image 2; those that were asked for before still are where there is room for all."""
-    raw = raw_batch()
-    # as good as in the camera: most lines of sight do not reach image 2
-    few = dataclasses.replace(raw, spread=np.full_like(raw.spread, 1e-3))
-    pruned = draw(jax.random.key(0), few, jnp.arange(BATCH), CFG)
-    free = draw(jax.random.key(0), few, jnp.arange(BATCH), dataclasses.replace(CFG, prune=False))
-    assert pruned.valid.sum() < free.valid.sum() == BATCH * CFG.queries
-    chex.assert_trees_all_close(pruned.F_1to2, free.F_1to2)
-    points = dataclasses.replace(CFG, prune_depth="points")
-    far = draw(jax.random.key(0), few, jnp.arange(BATCH), points)
-    assert pruned.valid.sum() < far.valid.sum()
-    few = dataclasses.replace(few, spread=raw.point_depth)  # the same, but for the least depth
-    by_spread = draw(jax.random.key(0), few, jnp.arange(BATCH), CFG)
-    chex.assert_trees_all_close(far.valid, by_spread.valid)
-
-
-def test_draws_follow_the_slot():
-    raw = raw_batch()
-    order = np.array([2, 0, 3, 1])
-    one = draw(jax.random.key(0), raw, jnp.arange(BATCH), CFG)
-    other = draw(jax.random.key(0), jax.tree.map(lambda x: x[order], raw), jnp.asarray(order), CFG)
-    chex.assert_trees_all_close(jax.tree.map(lambda x: x[order], one), other, atol=1e-5)
-
-
-def test_absent_known_matches_stay_unknown():
-    raw = raw_batch()
-    pair = draw(jax.random.key(0), raw.replace(known=np.zeros_like(raw.known)), jnp.arange(BATCH), CFG)
-    assert not pair.known.any() and pair.valid.any()
-    pair = draw(jax.random.key(0), raw.replace(valid=np.zeros_like(raw.valid)), jnp.arange(BATCH), CFG)
-    assert not pair.known.any() and pair.valid.any()  # uniform points stand in
-
-
-def test_fundamental_matrix_against_projections():
-    """x2' F x1 = 0 for projections of random points, also with skew and for a rectified pair, where F33 = 0."""
-    rng = np.random.default_rng(1)
-    solve = jax.jit(posed_draw.fundamental)
-    for rectified in (False, True):
-        K1, K2 = np.array([[500.0, 3, 320], [0, 480, 240], [0, 0, 1]]), np.array([[700.0, -2, 300], [0, 690, 250], [0, 0, 1]])
-        R, t = Rotation.from_rotvec(rng.normal(0, 0.3, 3)).as_matrix(), rng.normal(size=3)
-        if rectified:
-            K2, R, t = K1, np.eye(3), np.array([1.0, 0, 0])
-        t /= np.linalg.norm(t)
-        F = np.asarray(solve(*(np.asarray(a, np.float32) for a in (K1, K2, R, t))), np.float64)
-        X = rng.uniform([-2, -2, 6], [2, 2, 12], (40, 3))
-        for x1, x2 in zip(project(K1, np.eye(3), np.zeros(3), X), project(K2, R, t, X), strict=True):
-            line = F @ [*x1, 1]
-            assert abs(line @ [*x2, 1]) / np.hypot(*line[:2]) < 1e-2
-        assert np.isclose(np.linalg.norm(F), 1) if rectified else np.isclose(F[2, 2], 1, atol=1e-6)
-
-
-def test_seen_within_against_a_walk_along_the_line_of_sight():
-    """Brute force: some of 4,000 depths project into the image, in front of the camera."""
-    rng = np.random.default_rng(0)
-    seen = jax.jit(posed_draw.seen_within)
-    agreed = Counter()
-    for _ in range(30):
-        K1, K2 = (np.array([[rng.uniform(40, 90), 0, 24], [0, rng.uniform(40, 90), 16], [0, 0, 1]]) for _ in range(2))
-        R, t = Rotation.from_rotvec(rng.normal(0, 0.5, 3)).as_matrix(), rng.normal(size=3)
-        t /= np.linalg.norm(t)
-        depths = np.sort(10 ** rng.uniform(-2, 1.5, 2))
-        xy = rng.uniform([0, 0], [47, 31], (25, 2))
-        got = np.asarray(seen(*(np.asarray(a, np.float32) for a in (xy, K1, K2, R, t, depths, (48, 32)))))
-        for point, answer in zip(xy, got, strict=True):
-            x = K2 @ (R @ (np.linalg.inv(K1) @ [*point, 1])[:, None] * np.geomspace(*depths, 4000) + t[:, None])
-            with np.errstate(divide="ignore"):
-                u, v = x[:2] / x[2]
-
-            def inside(margin, x=x, u=u, v=v):
-                return bool(((x[2] > 0) & (u > -0.5 - margin) & (u < 47.5 + margin) & (v > -0.5 - margin) & (v < 31.5 + margin)).any())
-
-            if inside(-0.3):
-                assert answer
-            elif not inside(0.3):
-                assert not answer
-            agreed[bool(answer)] += 1
-    assert min(agreed.values()) > 100
-
-
-@pytest.mark.parametrize("count", [10, 20])
-def test_queries_are_taken_by_a_plain_rule(count):
-    """Keypoints in order up to 90 %, then uniform points in order."""
-    rng = np.random.default_rng(count)
-    take_queries = jax.jit(posed_draw.take_queries, static_argnums=2)
-    for share1, share2 in ((0.9, 0.9), (0.2, 0.9), (0.9, 0.02), (0.0, 0.0), (0.0, 1.0), (1.0, 0.0)):
-        allowed1, allowed2 = rng.random(37) < share1, rng.random(count) < share2
-        expected = [i for i in range(37) if allowed1[i]][: round(0.9 * count)]
-        expected = (expected + [37 + i for i in range(count) if allowed2[i]])[:count]
-        expected += [37 + count] * (count - len(expected))
-        assert take_queries(jnp.array(allowed1), jnp.array(allowed2), count).tolist() == expected
 
 
 # --- real cameras ---

@@ -249,7 +249,7 @@ def test_a_checkpoint_scores_the_same_in_training_and_here(tmp_path):
         coarse = Image.fromarray(rng.integers(0, 256, (12, 9, 3), dtype=np.uint8))
         coarse.resize((120 - 5 * k, 64 + 9 * k)).save(path)
         np.savetxt(path.with_suffix(".txt"), rng.uniform(1, 48, (10, 2)))
-    overrides = {"data.cache": tmp_path / "c", "data.semantic": f"keypoints:{root}"}
+    overrides = {"data.cache": tmp_path / "c", "data.keypoints.sources": f"keypoints:{root}"}
     overrides |= {"report.validation_pairs": 4, "train.steps": 1, "draw.brightness": 0.9}
     cfg = config.load("configs/cold.py:smoke", {k: str(v) for k, v in overrides.items()})
     scores = loop.run(cfg, tmp_path / "run")

@@ -26,6 +26,7 @@ SIDE = 4  # pixels of a cell
 @dataclass(frozen=True)
 class Config(MethodConfig):
     name: ClassVar[str] = "fifth"
+    kinds: ClassVar[tuple[str, ...]] = ("homography",)
 
     dim: int = option(8, "length of a descriptor", at_least=1)
 
@@ -57,7 +58,7 @@ def describe(variables, images):
 
 def loss(variables, batch, key, train):
     """1 - <d1(x), d2(H x)>, mean over the cells of image 1 whose x lies in image 2."""
-    pair = batch["synthetic"]
+    pair = batch["homography"]
     size_hw = pair.image1.shape[1:3]
     maps1, maps2 = (describe(variables, images) for images in (pair.image1, pair.image2))
     centres = cell_centres(maps1.shape[1:3], grid(*size_hw))

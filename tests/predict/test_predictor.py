@@ -199,7 +199,7 @@ def test_densified():
 def test_random_weights_are_never_taken_for_trained_ones(capsys, tmp_path, monkeypatch):
     """A method's name means the weights that come with it; random ones are asked for as such."""
     for name in ("caps", "cold", "gsf"):
-        with pytest.raises(UserError, match=rf"^No weights come with {name}: .*configs/{name}\.py"):
+        with pytest.raises(UserError, match=rf"^No weights come with {name}: .*--config {name}\)"):
             predictor.load(name)
     monkeypatch.setattr(predictor, "SHIPPED", tmp_path)
     with pytest.raises(UserError, match="No weights come with pump"):

@@ -20,7 +20,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from jaxdesc.data.builders import base
-from jaxdesc.data.posed_draw import depth_range, seen_within
+from jaxdesc.data.sight import depth_range, seen_within
 from jaxdesc.datasets.cameras import Camera
 from jaxdesc.errors import UserError
 from jaxdesc.images import fit, rescale
@@ -55,7 +55,7 @@ class Scene(NamedTuple):
 
 class PosedSet(NamedTuple):
     """What is read in training. A pair of `train` or `validation` has index1, index2 (int, into `images` and `views`), R_1to2 (3, 3), t_1to2 (3,) unit
-    length, spread and point_depth in units of that length (see `posed_draw.RawPosedPair`),
+    length, spread and point_depth in units of that length (see `kinds.posed.RawPosedPair`),
     angle_deg, known_1to2 (M,) int and xy_1to2 (M, 2), which of view 1's keypoints have known
     positions in image 2, and known_2to1, xy_2to1. A view has K (3, 3) and xy_px (N, 2). All in
     pixels of the stored images."""

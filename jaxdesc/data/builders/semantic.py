@@ -34,7 +34,7 @@ class SemanticSet(NamedTuple):
     """Keypoint pairs to read: sequences of {"image1", "image2": (H, W, 3) uint8, "xy1_px", "xy2_px": (K, 2) float32, "flip", "warped": bool,
     "mask1", "mask2": (H, W) bool or None}.
 
-    With `warped` both images are the same, and the keypoints are left to `semantic_draw`. Pixels are those of the stored images."""
+    With `warped` both images are the same, and the keypoints are left to `kinds.keypoints`. Pixels are those of the stored images."""
 
     train: Sequence[dict[str, Any]]
     validation: Sequence[
@@ -360,9 +360,13 @@ def open_caltech(path: str, max_side_px: int, cache: str) -> SemanticSet:
     )
 
 
-OPEN: dict[str, Callable[[str, int, str], SemanticSet]] = {
+# photographs that are paired with warps of themselves
+ALONE: dict[str, Callable[[str, int, str], SemanticSet]] = {
     "embedded": open_embedded,
     "photos": open_photos,
+}
+OPEN: dict[str, Callable[[str, int, str], SemanticSet]] = {
+    **ALONE,
     **{kind: functools.partial(open_annotated, kind) for kind in TRAINING},
     "caltech": open_caltech,
 }

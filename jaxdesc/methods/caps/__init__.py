@@ -14,7 +14,7 @@ Modules and tests without a folder are those of methods/caps and tests/methods/c
 | distance of a point to an epipolar line       | ops.epipolar.epipolar_distance       | ops/test_epipolar.py |
 | suppl. 5: dense matches; pairs of points      | infer.match, query                   | test_caps.py         |
 | suppl. 4, Fig. 1 and 2                        | infer.distributions, figures         | test_match_verb.py   |
-| suppl. 7: pairs, pruning, curriculum          | data.builders.posed, data.posed_draw | data/test_posed.py   |
+| suppl. 7: pairs, pruning, curriculum          | data.builders.posed, data.kinds.posed | data/test_posed.py  |
 """
 
 from collections.abc import Mapping
@@ -33,6 +33,7 @@ from jaxdesc.types import UserError
 @dataclass(frozen=True)
 class Config(MethodConfig):
     name: ClassVar[str] = "caps"
+    kinds: ClassVar[tuple[str, ...]] = ("posed",)
 
     backbone: str = option("resnet50", "the encoder: its stages at 1/4, 1/8 and 1/16", choices=tuple(f"resnet{depth}" for depth in DEPTHS))
     width: int = option(64, "channels of the encoder's stem; 64 in ResNets", at_least=1)
@@ -84,7 +85,7 @@ class Config(MethodConfig):
                 "make it again with `python -m jaxdesc.convert`."
             )
 
-    def validate(self, config) -> None:
+    def check(self) -> None:
         """What `option` cannot say; raises UserError naming the field."""
         if min(self.decoder_features) < 1:
             raise UserError(f"config.method.decoder_features = {self.decoder_features} must be at least 1 each.")
@@ -92,6 +93,9 @@ class Config(MethodConfig):
             raise UserError(f"config.method.weights = {self.weights!r} must be imagenet:FILE, or empty.")
         if self.weights and self.width != 64:
             raise UserError(f"config.method.width = {self.width} must be 64 where config.method.weights names a ResNet's weights.")
+
+    def validate(self, config) -> None:
+        """What parts of a batch allow; raises UserError naming the field."""
         if self.weights_over == "batch" and config.train.accumulate > 1:
             raise UserError(
                 f"config.method.weights_over = 'batch' needs config.train.accumulate = 1, not "

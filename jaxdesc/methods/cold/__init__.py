@@ -30,6 +30,7 @@ LEAST_DIM = 4
 @dataclass(frozen=True)
 class Config(MethodConfig):
     name: ClassVar[str] = "cold"
+    kinds: ClassVar[tuple[str, ...]] = ("keypoints",)
 
     backbone: str = option("resnet101", "the frozen network whose activations are distilled", choices=tuple(f"resnet{depth}" for depth in DEPTHS))
     width: int = option(64, "channels of the backbone's stem; 64 in ResNets", at_least=1)
@@ -63,17 +64,17 @@ class Config(MethodConfig):
     hard_alpha: float = option(0.1, "keypoints predicted within this share of the longer side are easy, and count by the square of how near they are", above=0)
 
     def validate(self, config) -> None:
-        """What `option` cannot say; raises UserError naming the field."""
-        self.check()
-        check_weights(self.weights, self.width)
-        if getattr(config.data, "semantic_per_batch", 0) and config.draw.crop_px != self.image_px:
+        """Training and transfer see the same squares; raises UserError naming the field."""
+        side = config.data.keypoints.image_px
+        if side != self.image_px:
             raise UserError(
-                f"config.draw.crop_px = {config.draw.crop_px} is what training squashes images to, and config.method.image_px = {self.image_px} what transfer "
-                "does: make them the same."
+                f"config.data.keypoints.image_px = {side} is what training squashes images to, and "
+                f"config.method.image_px = {self.image_px} what transfer does: make them the same."
             )
 
     def check(self) -> None:
         """What no network can be built with; raises UserError naming the field."""
+        check_weights(self.weights, self.width)
         if self.dim < LEAST_DIM:
             raise UserError(
                 f"config.method.dim = {self.dim} must be at least {LEAST_DIM}: the paper's training failed to converge with fewer channels (supplementary, section 1)."

@@ -48,13 +48,13 @@ def cold_loss(variables: Variables, batch: Batch, key: Array, train: bool, *, ne
     """COLD's training loss; all images go through the network together and share the batch statistics of the transforms.
 
     Args:
-      batch: {"semantic": KeypointPair}. key: not used, nothing is random.
+      batch: {"keypoints": KeypointPair}. key: not used, nothing is random.
       train: whether the transforms' batch statistics are those of the batch, and are updated.
     Returns:
       per_example (B,), (parts, model_state): "CE" (B,), the cross entropy without weights, and "pck@0.05", "pck@0.1", "pck@0.15" (B,): the share of a pair's
       keypoints, image 1 to image 2, within alpha T, whose plain mean over the batch is that over its pairs with keypoints. Only training is spread over the mapped axis.
     """
-    pair: KeypointPair = batch["semantic"]
+    pair: KeypointPair = batch["keypoints"]
     images = jnp.concatenate([pair.image1, pair.image2])
     kept = {name: variables[name] for name in variables if name in ("batch_stats", COLLECTION)}
     if train:

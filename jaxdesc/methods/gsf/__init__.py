@@ -15,8 +15,8 @@ Modules and tests without a folder are those of methods/gsf and tests/methods/gs
 | (13), (14) L_M; L_sm                              | flow.classification_loss, smoothness_loss  | test_flow.py             |
 | the losses together                               | loss.gsf_loss                              | test_gsf.py              |
 | two stages, synthetic pairs first                 | stages.schedule, rates                     | test_gsf.py              |
-| random affine and TPS warps                       | ops.tps.warp, data.warped_draw             | data/test_warped_draw.py |
-| masks of the objects                              | data.builders.semantic, data.semantic_draw | data/test_semantic.py    |
+| random affine and TPS warps                       | ops.tps.warp, data.warps                   | data/test_warps.py       |
+| masks of the objects                              | data.builders.semantic, data.kinds         | data/test_semantic.py    |
 | dense flow, keypoints, figures of section 3       | infer, figures.alignment                   | test_gsf.py              |
 """
 
@@ -38,6 +38,7 @@ class Config(MethodConfig):
     """Fact: what the supplementary states; the other defaults are decisions."""
 
     name: ClassVar[str] = "gsf"
+    kinds: ClassVar[tuple[str, ...]] = ("keypoints",)
     calibrates: ClassVar[tuple[str, ...]] = ("confidence_contrast",)
 
     backbone: str = option("resnet101", "of the features", choices=tuple(f"resnet{depth}" for depth in DEPTHS))
@@ -88,7 +89,7 @@ class Config(MethodConfig):
     match_factor: float = option(5.0, "lambda_M, weight of L_M (fact)", at_least=0)
     smooth_factor: float = option(0.1, "lambda_sm, weight of L_sm (fact)", at_least=0)
 
-    stages: tuple[str, ...] = option(("A1", "A2", "B"), "of the run, in order: A1 synthetic pairs, W_P alone; A2 synthetic pairs; B real pairs")
+    stages: tuple[str, ...] = option(("A1", "A2", "B"), "of the run, in order: A1, W_P alone, and A2 train on the photographs among config.data.keypoints.sources, with warps of themselves; B on its other sources")
     stage_shares: tuple[float, ...] = option((10.0, 10.0, 20.0), "relative lengths of the stages")
     backbone_rate: float = option(0.1, "learning rate of the backbone, relative to that of the other networks", at_least=0)
 
@@ -116,7 +117,7 @@ class Config(MethodConfig):
         say(sentence)
         return replace(self, confidence_contrast=contrast)
 
-    def validate(self, config) -> None:
+    def check(self) -> None:
         """What `option` cannot say; raises UserError naming the field."""
         tapped_channels(int(self.backbone.removeprefix("resnet")), (self.tap,), self.width)
         if 0 < self.confidence_contrast < 1:
@@ -134,11 +135,24 @@ class Config(MethodConfig):
                 raise UserError(f"config.method.{name} = {getattr(self, name)} must be odd.")
         if unknown := [name for name in self.trained if name not in TRAINED]:
             raise UserError(f"config.method.trained names {unknown[0]!r}; there are {', '.join(TRAINED)}.")
-        stages.schedule(self.stages, self.stage_shares, config.train.steps)
-        side = network.side_px(self)
-        if config.data.semantic_per_batch and config.draw.crop_px != side:
-            raise UserError(f"config.draw.crop_px = {config.draw.crop_px} must be {side}: {self.grid} cells of {side // self.grid} px, those of {self.tap}.")
         check_weights(self.weights, self.width)
+
+    def validate(self, config) -> None:
+        """What the stages need of the pairs; raises UserError naming the field."""
+        plan = stages.schedule(self.stages, self.stage_shares, config.train.steps)
+        side = network.side_px(self)
+        image_px = config.data.keypoints.image_px
+        if image_px != side:
+            raise UserError(
+                f"config.data.keypoints.image_px = {image_px} must be {side}: {self.grid} cells of "
+                f"{side // self.grid} px, those of {self.tap}."
+            )
+        for stage in plan:
+            if not stages.data_of(stage, config.data).keypoints.sources:
+                raise UserError(
+                    f"config.data.keypoints.sources has none for stage {stage.name} of "
+                    f"config.method.stages: {stages.LACKING[stage.source]}."
+                )
 
 
 def build(cfg: Config, axis_name: str | None = None, pruning_only: bool = False) -> Method:

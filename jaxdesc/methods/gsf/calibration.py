@@ -23,9 +23,9 @@ def chosen(variables: Variables, batch: Batch, net: GsfNet) -> tuple[float, str]
     The same pairs and variables give the same number on one kind of machine.
 
     Args:
-      batch: one part, whatever its name: pairs of squares of `side_px`.
+      batch: {"keypoints": KeypointPair} of squares of `side_px`.
     """
-    (pairs,) = batch.values()
+    pairs = batch["keypoints"]
 
     def best(images):  # of one pair (2, side, side, 3), so that few volumes exist at once
         source, target = describe(net, variables, images)

@@ -8,7 +8,7 @@ from jaxdesc.methods.gsf.network import Alignment, GsfNet, grid, side_px
 from jaxdesc.nets.frozen import thaw
 from jaxdesc.ops import masked
 from jaxdesc.ops.sampling import cells_from_px
-from jaxdesc.types import Array, Batch, Grid, UserError, Variables
+from jaxdesc.types import Array, Batch, Grid, KeypointPair, UserError, Variables
 
 
 def pair_losses(source: Array, target: Array, found: Alignment, masks: tuple[Array, Array] | None, cfg) -> dict[str, Array]:
@@ -58,19 +58,17 @@ def gsf_loss(
     """GSF's training loss.
 
     Args:
-      batch: one part, whatever its name: pairs of squares of `side_px`. With masks `mask1`, `mask2` (B, H, W) the silhouette loss uses them, see
-        `cfg.sil_masks`. With keypoints, as KeypointPair has them, end-point errors are measured; no loss sees these.
+      batch: {"keypoints": KeypointPair} of squares of `side_px`. With masks `mask1`, `mask2` (B, H, W) the silhouette loss uses them, see
+        `cfg.sil_masks`. With true positions, end-point errors are measured; no loss sees these.
       key: not used, nothing is random. train: whether batch statistics of the U-Nets are those of the batch, and are updated.
       pruning_only: L_P alone, with features that are constants: the first stage.
     Returns:
       per_example (B,), (parts, model_state). Parts, (B,) each: the losses; "density", the share of the source's cells with Q > rho (0.75 in the paper), "kept",
       that with Q' > rho; and the end-point errors.
     Raises:
-      UserError: images of another size; a batch of several parts.
+      UserError: images of another size.
     """
-    if len(batch) != 1:
-        raise UserError(f"GSF trains on one kind of pairs at a time, a batch holds {', '.join(batch) or 'none'}: set the other config.data.*_per_batch to 0.")
-    (pair,) = batch.values()
+    pair: KeypointPair = batch["keypoints"]
     side = side_px(cfg)
     if pair.image1.shape[1:3] != (side, side) or pair.image2.shape[1:3] != (side, side):
         raise UserError(
@@ -91,6 +89,6 @@ def gsf_loss(
     factors = {"L_sil": 1.0, "L_geo": cfg.geo_factor, "L_M": cfg.match_factor, "L_sm": cfg.smooth_factor}
     per_example = sum(factors[name] * value for name, value in parts.items())
     parts |= {name: jax.vmap(lambda q: flow.density(q, cfg.rho))(volume) for name, volume in (("density", found.Q), ("kept", found.refined))}
-    if getattr(pair, "xy2_px", None) is not None:
+    if pair.xy2_px is not None:
         parts |= end_point_errors(found, pair.xy1_px, pair.xy2_px, pair.valid, grid(cfg, side, side), axis_name)
     return per_example, (parts, model_state)

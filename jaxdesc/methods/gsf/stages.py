@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from jaxdesc.config import DataConfig
+from jaxdesc.config import HostConfig
 from jaxdesc.types import UserError
 
 
@@ -20,13 +20,17 @@ class Stage(NamedTuple):
     """A stretch of a run; its optimiser and its learning rate begin anew."""
 
     name: str
-    source: str  # field of config.data whose sources make the pairs: "synthetic", photographs to be warped, or "semantic", pairs
+    source: str  # "synthetic", photographs and warps of them, or "real", pairs of objects
     pruning_only: bool
     start: int  # first step
     steps: int
 
 
-KINDS = {"A1": ("synthetic", True), "A2": ("synthetic", False), "B": ("semantic", False)}
+KINDS = {"A1": ("synthetic", True), "A2": ("synthetic", False), "B": ("real", False)}
+LACKING = {
+    "synthetic": "add photographs to be warped, embedded or photos:FOLDER",
+    "real": "add pairs of objects, such as masks:FOLDER",
+}
 
 
 def schedule(names: tuple[str, ...], shares: tuple[float, ...], steps: int) -> tuple[Stage, ...]:
@@ -46,9 +50,12 @@ def schedule(names: tuple[str, ...], shares: tuple[float, ...], steps: int) -> t
     return tuple(Stage(name, *KINDS[name], start, end - start) for name, start, end in zip(names, starts, ends, strict=True) if end > start)
 
 
-def data_of(stage: Stage, data: DataConfig) -> DataConfig:
-    """What the batches of a stage are made of: the part "semantic" alone, from the stage's own sources."""
-    return dataclasses.replace(data, semantic=getattr(data, stage.source), synthetic_per_batch=0, real_per_batch=0, posed_per_batch=0)
+def data_of(stage: Stage, data: HostConfig) -> HostConfig:
+    """What the batches of a stage are made of: keypoint pairs from the stage's own sources."""
+    pairs = data.keypoints
+    synthetic = stage.source == "synthetic"
+    own = pairs.photographs_alone() if synthetic else pairs.of_objects()
+    return dataclasses.replace(data, keypoints=own)
 
 
 def rates(params: Any, stage: Stage, backbone_rate: float) -> Any:

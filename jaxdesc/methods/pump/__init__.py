@@ -30,6 +30,7 @@ from jaxdesc.types import UserError
 @dataclass(frozen=True)
 class Config(MethodConfig):
     name: ClassVar[str] = "pump"
+    kinds: ClassVar[tuple[str, ...]] = ("homography", "unlabelled")
 
     backbone: str = option("convmixer", "network", choices=("convmixer", "r2d2"))
     output_dim: int = option(128, "length of a descriptor", at_least=1)
@@ -56,7 +57,7 @@ class Config(MethodConfig):
     ap_negative_px: tuple[float, float] = option((4.0, 7.0), "L_AP: negatives are the pixels at such distances of the truth")
     ap_bins: int = option(20, "L_AP: soft bins over [0, 1]", at_least=2)
 
-    def validate(self, config) -> None:
+    def check(self) -> None:
         """What depends on other fields; raises UserError naming them."""
         if self.keypoint_heads and self.backbone != "r2d2":
             raise UserError(
@@ -65,14 +66,22 @@ class Config(MethodConfig):
             )
         if self.hidden % 4:
             raise UserError(f"config.method.hidden = {self.hidden} is not a multiple of 4.")
-        if self.patch % 2 or config.draw.crop_px % self.patch:
-            raise UserError(f"config.method.patch = {self.patch} must be even and divide config.draw.crop_px = {config.draw.crop_px}.")
+        if self.patch % 2:
+            raise UserError(f"config.method.patch = {self.patch} must be even.")
         if self.kernel % 2 == 0:
             raise UserError(f"config.method.kernel = {self.kernel} must be odd.")
         low, high = self.ap_negative_px
         if not self.ap_positive_px < low <= high:
             raise UserError(
                 f"config.method.ap_negative_px = {self.ap_negative_px} must rise and lie above config.method.ap_positive_px = {self.ap_positive_px}."
+            )
+
+    def validate(self, config) -> None:
+        """What crops have to hold; raises UserError naming the field."""
+        if config.draw.crop_px % self.patch:
+            raise UserError(
+                f"config.method.patch = {self.patch} must divide config.draw.crop_px = "
+                f"{config.draw.crop_px}."
             )
         least = 2 * max(self.uniq_border_px, self.ap_border_px) + 32
         if config.draw.crop_px < least:

@@ -1,4 +1,4 @@
-"""L = L_AP (synthetic pairs) + 0.3 L_uniq (real pairs)."""
+"""L = L_AP (homography pairs) + 0.3 L_uniq (unlabelled pairs)."""
 
 import flax.linen as nn
 import jax
@@ -13,21 +13,21 @@ from jaxdesc.types import Array, Batch, Variables
 def pump_loss(variables: Variables, batch: Batch, key: Array, train: bool, *, net: nn.Module, cfg, axis_name: str | None = None):
     """PUMP's training loss on the halves that the batch has.
 
-    With B_s synthetic and B_r real pairs, B = B_s + B_r, the values are B / B_s * L_AP of each synthetic and
-    B / B_r * uniq_weight * L_uniq of each real example, so that their mean is mean L_AP + uniq_weight * mean L_uniq.
+    With B_h homography and B_u unlabelled pairs, B = B_h + B_u, the values are B / B_h * L_AP of each of the former and
+    B / B_u * uniq_weight * L_uniq of each of the latter, so that their mean is mean L_AP + uniq_weight * mean L_uniq.
     Images 1 and 2 go through the network together and share its batch statistics, or, with
     cfg.batch_statistics = "separate", one after the other: each has its own, and the running
     statistics are updated twice, by images 1 first.
 
     Args:
       variables: of the network.
-      batch: {"synthetic": Pair with H_1to2, "real": Pair}, one of them may be absent.
+      batch: {"homography": Pair with H_1to2, "unlabelled": Pair}, one of them may be absent.
       key: of the step; each example's draws come from fold_in(key, slot).
       train: whether batch statistics are those of the batch, and are updated.
     Returns:
-      per_example (B,), ({"L_AP": (B_s,), "L_uniq": (B_r,)}, model_state).
+      per_example (B,), ({"L_AP": (B_h,), "L_uniq": (B_u,)}, model_state).
     """
-    halves = [half for half in ("synthetic", "real") if half in batch]
+    halves = [half for half in ("homography", "unlabelled") if half in batch]
     images = [
         jnp.concatenate([getattr(batch[half], name) for half in halves])
         for name in ("image1", "image2")
@@ -50,7 +50,7 @@ def pump_loss(variables: Variables, batch: Batch, key: Array, train: bool, *, ne
         pair, n = batch[half], batch[half].slot.shape[0]
         desc1, desc2 = maps1[at : at + n], maps2[at : at + n]
         at += n
-        if half == "synthetic":
+        if half == "homography":
             keys = jax.vmap(jax.random.fold_in, (None, 0))(key, pair.slot)
             ap, valid = pixel_ap(
                 desc1,

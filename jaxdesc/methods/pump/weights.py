@@ -103,7 +103,7 @@ def from_torch(tensors: dict[str, np.ndarray]) -> tuple[Config, Variables]:
     statistics = {"running_mean": "mean", "running_var": "var"}
     affine = {"weight": "scale", "bias": "bias"} if cfg.backbone == "convmixer" else {}
     image = jnp.zeros((1, 32, 32, 3))
-    example = {"synthetic": Pair(image, image, None, jnp.zeros(1, jnp.int32))}
+    example = {"homography": Pair(image, image, None, jnp.zeros(1, jnp.int32))}
     init = partial(network.init, network.build(cfg), heads=cfg.keypoint_heads)
     shapes = flatten_dict(jax.eval_shape(init, jax.random.key(0), example), sep="/")
     modules, layout = _in_order(_modules(tensors), cfg.keypoint_heads), _layout(cfg)

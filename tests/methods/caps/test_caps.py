@@ -12,6 +12,7 @@ import pytest
 
 from jaxdesc import config
 from jaxdesc.config import ExperimentConfig
+from jaxdesc.data.kinds import DataConfig, PosedPairs
 from jaxdesc.methods import METHODS
 from jaxdesc.methods.caps import Config, infer, loss, matching, network
 from jaxdesc.methods.caps.infer import MatchOptions
@@ -27,6 +28,7 @@ from tests.reference import inputs
 SIZE = (48, 80)  # rows and columns of the images
 TINY = Config(backbone="resnet10", width=4, decoder_features=(8, 8), coarse_dim=6, fine_dim=5)
 CFG = Config()
+DATA = DataConfig(posed=PosedPairs(per_batch=2))
 pair_jit = jax.jit(match_pair, static_argnames=("window", "use_nn", "similarity"))
 
 
@@ -596,18 +598,17 @@ def test_mistakes_in_use_are_sentences(method, variables):
     ],
 )
 def test_wrong_fields_are_named(change, field):
-    config.validate(ExperimentConfig(method=TINY))
+    config.validate(ExperimentConfig(method=TINY, data=DATA))
     with pytest.raises(UserError, match=rf"config\.method\.{field}"):
-        config.validate(ExperimentConfig(method=dataclasses.replace(TINY, **change)))
+        config.validate(ExperimentConfig(method=dataclasses.replace(TINY, **change), data=DATA))
 
 
 def test_parts_of_a_batch_do_not_see_each_others_points():
     train = config.TrainConfig(accumulate=2)
-    data = config.DataConfig(posed_per_batch=2)
     over_batch = dataclasses.replace(TINY, weights_over="batch")
     with pytest.raises(UserError, match=r"= 'batch' needs config\.train\.accumulate = 1, not 2"):
-        config.validate(ExperimentConfig(method=over_batch, data=data, train=train))
-    config.validate(ExperimentConfig(method=TINY, data=data, train=train))
+        config.validate(ExperimentConfig(method=over_batch, data=DATA, train=train))
+    config.validate(ExperimentConfig(method=TINY, data=DATA, train=train))
 
 
 def test_defaults_are_the_papers():

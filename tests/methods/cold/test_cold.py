@@ -15,6 +15,7 @@ from safetensors.numpy import save_file
 
 from jaxdesc import config
 from jaxdesc.config import ExperimentConfig
+from jaxdesc.data.kinds import DataConfig, KeypointPairs
 from jaxdesc.evals import pck, published
 from jaxdesc.methods import METHODS
 from jaxdesc.methods.cold import LEAST_DIM, Config, infer, loss, network
@@ -30,6 +31,7 @@ from jaxdesc.types import KeypointPair, UserError
 
 SIZE = (64, 128)  # rows and columns of the images: those that photographs are filled up to, so that few programs are compiled
 TINY = Config(backbone="resnet10", width=4, dim=5, image_px=40)
+DATA = DataConfig(keypoints=KeypointPairs(image_px=40))
 B, K = 2, 6
 
 
@@ -49,7 +51,7 @@ def method():
 @pytest.fixture(scope="module")
 def variables(method):
     """Random variables, the transforms' normalisation too, so that no part is the identity."""
-    found = jax.jit(method.init)(jax.random.key(0), {"semantic": keypoint_pair()})
+    found = jax.jit(method.init)(jax.random.key(0), {"keypoints": keypoint_pair()})
     rng = np.random.default_rng(0)
     for collection in ("params", "batch_stats"):
         for name, module in found[collection].items():
@@ -141,7 +143,7 @@ def test_taps_of_the_paper_and_its_parameters():
     taps = network.all_taps(101)
     assert len(taps) == 34 and taps[:3] == ("maxpool", "layer1.0.sum", "layer1.1.sum") and taps[-1] == "layer4.2.sum"
     assert network.all_taps(101, before_relu=False)[-1] == "layer4.2"
-    batch = {"semantic": KeypointPair(*[jnp.zeros((1, 32, 32, 3))] * 2, None, None, None, None)}
+    batch = {"keypoints": KeypointPair(*[jnp.zeros((1, 32, 32, 3))] * 2, None, None, None, None)}
     for dim, count in ((4, 130_576), (64, 2_089_216)):
         shapes = jax.eval_shape(METHODS["cold"].build(Config(dim=dim)).init, jax.random.key(0), batch)
         assert sum(leaf.size for leaf in jax.tree.leaves(shapes["params"])) == count
@@ -191,7 +193,7 @@ def test_the_sum_is_one_convolution_of_the_hypercolumn(method, variables, resize
 def stepped(method):
     """A state, and what three updates make of it."""
     optimizer = optax.adamw(1e-2, weight_decay=1e-3)
-    batch = {"semantic": keypoint_pair()}
+    batch = {"keypoints": keypoint_pair()}
     axis_method = METHODS["cold"].build(TINY, axis_name=AXIS)
     state = jax.jit(partial(init_state, method, optimizer, seed=0))(batch)
     step = jax.vmap(partial(train_step, method=axis_method, optimizer=optimizer, draw=lambda key, raw, step: raw, seed=0), axis_name=AXIS)
@@ -224,7 +226,7 @@ def test_one_batch_is_learnt(stepped):
 def test_parts_of_the_loss(method, variables, evaluated):
     """Per example, with running statistics; PCK by hand from the same maps."""
     pair = keypoint_pair(5)
-    per_example, (parts, model_state) = evaluated(variables, {"semantic": pair}, jax.random.key(0))
+    per_example, (parts, model_state) = evaluated(variables, {"keypoints": pair}, jax.random.key(0))
     chex.assert_trees_all_equal(model_state, {name: variables[name] for name in ("frozen", "batch_stats")})
     net = method.match.keywords["net"]
     for b in range(B):
@@ -238,8 +240,8 @@ def test_parts_of_the_loss(method, variables, evaluated):
 
 def test_a_pair_without_keypoints_counts_for_nothing(variables, evaluated):
     pair = keypoint_pair(6)
-    whole, (parts, _) = evaluated(variables, {"semantic": pair}, jax.random.key(0))
-    none, (fewer, _) = evaluated(variables, {"semantic": pair.replace(valid=pair.valid & [[True], [False]])}, jax.random.key(0))
+    whole, (parts, _) = evaluated(variables, {"keypoints": pair}, jax.random.key(0))
+    none, (fewer, _) = evaluated(variables, {"keypoints": pair.replace(valid=pair.valid & [[True], [False]])}, jax.random.key(0))
     assert float(none[1]) == 0 and float(none[0]) == pytest.approx(float(whole[0]), rel=1e-5)
     assert float(fewer["pck@0.15"].mean()) == pytest.approx(float(parts["pck@0.15"][0]), rel=1e-5)
 
@@ -355,9 +357,9 @@ def test_mistakes_in_use_are_sentences(method, variables, used):
     ],
 )
 def test_wrong_fields_are_named(change, words):
-    config.validate(ExperimentConfig(method=TINY))
+    config.validate(ExperimentConfig(method=TINY, data=DATA))
     with pytest.raises(UserError, match=rf"config\.method\.{words}"):
-        config.validate(ExperimentConfig(method=dataclasses.replace(TINY, **change)))
+        config.validate(ExperimentConfig(method=dataclasses.replace(TINY, **change), data=DATA))
 
 
 def test_a_network_that_cannot_be_is_not_built():
@@ -375,9 +377,9 @@ def test_the_papers_variants_are_those_of_the_page():
     paper, adam = (config.load(f"configs/cold.py:{name}") for name in ("paper", "paper_adam"))
     assert (paper.optim.name, paper.optim.learning_rate, paper.optim.momentum, paper.optim.weight_decay) == ("sgd", 0.03, 0.5, 0.0)
     assert (adam.optim.name, adam.optim.learning_rate, adam.optim.schedule, adam.optim.weight_decay) == ("adamw", 3e-4, "cosine", 1e-4)
-    assert (paper.train.steps, adam.train.steps, paper.data.semantic_per_batch, paper.draw.crop_px) == (36_800, 18_400, 8, 240)
+    assert (paper.train.steps, adam.train.steps, paper.data.keypoints.per_batch, paper.data.keypoints.image_px) == (36_800, 18_400, 8, 240)
     assert config.load("configs/cold.py:paper,dim=64").method.dim == 64 and paper.method == Config()
-    assert [source.kind for source in config.load("configs/cold.py:keypoints").data.semantic] == ["keypoints"]
+    assert [source.kind for source in config.load("configs/cold.py:keypoints").data.keypoints.sources] == ["keypoints"]
 
 
 def test_defaults_are_those_of_the_page():

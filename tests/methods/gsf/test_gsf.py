@@ -13,6 +13,7 @@ from PIL import Image
 
 from jaxdesc import config, figures
 from jaxdesc.config import ExperimentConfig
+from jaxdesc.data.kinds import DataConfig, KeypointPairs
 from jaxdesc.methods import gsf
 from jaxdesc.methods.gsf import Config, flow, infer, network, stages
 from jaxdesc.methods.gsf.loss import end_point_errors, gsf_loss, pair_losses
@@ -21,11 +22,18 @@ from jaxdesc.predict.pair import match_pair
 from jaxdesc.predict.predictor import Predictor
 from jaxdesc.store.flow import read_flo
 from jaxdesc.training import loop
-from jaxdesc.types import Grid, Pair, UserError
+from jaxdesc.types import Grid, KeypointPair, UserError
 
 CONFIGS = Path(__file__).parents[3] / "configs"
 GRID, SIDE = 4, 32
 TINY = Config(backbone="resnet10", width=4, tap="layer2", trained=("layer2",), grid=GRID, unet_width=2, unet_levels=1)
+
+
+def data_of_px(image_px, **fields):
+    return DataConfig(keypoints=KeypointPairs(image_px=image_px, **fields))
+
+
+DATA = data_of_px(32, sources=(config.Source(), config.Source("masks", "A")))
 NET = network.GsfNet(TINY)
 RNG = np.random.default_rng(0)
 
@@ -65,7 +73,7 @@ def variables():
 
 def differentiated(pruning_only):
     def objective(params, rest, pair):
-        per_example, (parts, model_state) = gsf_loss({"params": params, **rest}, {"any": pair}, None, True, net=NET, cfg=TINY, pruning_only=pruning_only)
+        per_example, (parts, model_state) = gsf_loss({"params": params, **rest}, {"keypoints": pair}, None, True, net=NET, cfg=TINY, pruning_only=pruning_only)
         return per_example.mean(), (per_example, parts, model_state)
 
     return jax.jit(jax.value_and_grad(objective, has_aux=True), compiler_options=QUICK)
@@ -286,7 +294,7 @@ def test_identical_images(variables):
 def test_constants_of_the_supplementary():
     """What it states, as the paper's configuration has it."""
     cfg = config.load(f"{CONFIGS / 'gsf.py'}:paper")
-    method, warp = cfg.method, cfg.draw.warp
+    method, warp = cfg.method, cfg.data.keypoints.warp
     # Table 2 (a), "different variances c_P, c_M": the best cell, 33.5, is that of 5 and 5
     assert (method.guide_width, method.modulation_width, method.gauss) == (5, 5, "variance")
     # Table 2 (b), "neighbourhoods N, M": the best cell, 33.5, is that of 5x5 and 5x5
@@ -304,7 +312,7 @@ def test_constants_of_the_supplementary():
     # section 1 and 2: two stages; "synthetic transformations at first"
     assert method.stages == ("A1", "A2", "B")
     kinds = [stages.KINDS[name] for name in method.stages]
-    assert kinds == [("synthetic", True), ("synthetic", False), ("semantic", False)]
+    assert kinds == [("synthetic", True), ("synthetic", False), ("real", False)]
 
 
 def confident_ratio(variables, cfg):
@@ -323,14 +331,14 @@ def confident_ratio(variables, cfg):
 def test_the_contrast_is_chosen_for_the_papers_density(variables):
     """Twice the same, with a sentence; what is given is kept, and nothing is said of it."""
     said, free = [], dataclasses.replace(TINY, confidence_contrast=0.0)
-    chosen, again = (free.calibrated(variables, {"any": PAIR}, said.append) for _ in range(2))
+    chosen, again = (free.calibrated(variables, {"keypoints": PAIR}, said.append) for _ in range(2))
     contrast = chosen.confidence_contrast
     assert chosen == again == dataclasses.replace(TINY, confidence_contrast=contrast)
     assert contrast > 1
     assert confident_ratio(variables, chosen) == 0.75 < confident_ratio(variables, TINY)
     assert f"confidence_contrast = {contrast:g} was chosen" in said[0]
     assert "on 2 held-out pairs (paper: 0.75)." in said[0] and "nearer" not in said[0]
-    assert chosen.calibrated(variables, {"any": PAIR}, said.append) is chosen
+    assert chosen.calibrated(variables, {"keypoints": PAIR}, said.append) is chosen
     assert len(said) == 2
 
 
@@ -400,17 +408,16 @@ def test_bad_images(variables):
         method.match(variables, good[..., 0], good)
     with pytest.raises(UserError, match="confident"):
         infer.MatchOptions(confident="yes")
-    pair = Pair(image1=np.zeros((1, 48, 48, 3)), image2=np.zeros((1, 48, 48, 3)), H_1to2=None, slot=np.zeros(1))
+    image, none = np.zeros((1, 48, 48, 3)), np.zeros((1, 0, 2))
+    pair = KeypointPair(image, image, none, none, np.zeros((1, 0), bool), np.zeros(1))
     with pytest.raises(UserError, match="squares of 32 px"):
-        method.loss(variables, {"real": pair}, None, True)
-    with pytest.raises(UserError, match="one kind of pairs"):
-        method.loss(variables, {"real": pair, "synthetic": pair}, None, True)
+        method.loss(variables, {"keypoints": pair}, None, True)
 
 
 def test_stages_cover_the_run():
     all_three = stages.schedule(("A1", "A2", "B"), (10, 10, 20), 402)
     assert [(s.name, s.start, s.steps) for s in all_three] == [("A1", 0, 100), ("A2", 100, 101), ("B", 201, 201)]
-    assert [(s.source, s.pruning_only) for s in all_three] == [("synthetic", True), ("synthetic", False), ("semantic", False)]
+    assert [(s.source, s.pruning_only) for s in all_three] == [("synthetic", True), ("synthetic", False), ("real", False)]
     assert [s.name for s in stages.schedule(("B",), (3.0,), 7)] == ["B"]
     assert [(s.name, s.steps) for s in stages.schedule(("A1", "A2", "B"), (1, 1, 8), 3)] == [("A2", 1), ("B", 2)]
 
@@ -442,36 +449,53 @@ def test_rates_of_the_stages(variables):
 )
 def test_bad_configurations(changes, message):
     with pytest.raises(UserError) as e:
-        config.validate(ExperimentConfig(method=dataclasses.replace(TINY, **changes)))
+        config.validate(ExperimentConfig(method=dataclasses.replace(TINY, **changes), data=DATA))
     assert message in str(e.value)
 
 
 def test_squares_of_another_size_are_refused():
-    wrong = ExperimentConfig(method=TINY, data=config.DataConfig(semantic_per_batch=2), draw=config.DrawConfig(crop_px=40))
-    with pytest.raises(UserError, match=r"config\.draw\.crop_px = 40 must be 32: 4 cells of 8 px"):
+    wrong = ExperimentConfig(method=TINY, data=data_of_px(40))
+    with pytest.raises(UserError, match=r"keypoints\.image_px = 40 must be 32: 4 cells of 8 px"):
         config.validate(wrong)
 
 
 def test_data_of_a_stage():
-    data = config.DataConfig(synthetic=(config.Source("photos", "A"),), semantic=(config.Source("pf-pascal", "B"),), semantic_per_batch=2)
+    photographs, objects = config.Source("photos", "A"), config.Source("pf-pascal", "B")
+    data = data_of_px(32, sources=(photographs, objects), per_batch=2)
     a, b = (stages.data_of(stage, data) for stage in stages.schedule(("A2", "B"), (1, 1), 2))
-    assert a.semantic == data.synthetic and b.semantic == data.semantic
-    assert all((d.synthetic_per_batch, d.real_per_batch, d.posed_per_batch, d.semantic_per_batch) == (0, 0, 0, 2) for d in (a, b))
+    assert a.keypoints.sources == (photographs,) and b.keypoints.sources == (objects,)
+    assert all(d.pairs_per_batch() == {"keypoints": 2} for d in (a, b))
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("photos", "none for stage B of config.method.stages: add pairs of objects, such as masks"),
+        ("masks", "none for stage A1 of config.method.stages: add photographs to be warped"),
+    ],
+)
+def test_a_stage_without_sources_is_refused(source, words):
+    data = data_of_px(32, sources=(config.Source(source, "A"),))
+    with pytest.raises(UserError, match=words):
+        config.validate(ExperimentConfig(method=TINY, data=data))
 
 
 @pytest.mark.parametrize("variant", ["default", "paper", "smoke"])
 def test_shipped_configurations(variant):
     cfg = config.load(f"{CONFIGS / 'gsf.py'}:{variant}")
-    assert network.side_px(cfg.method) == cfg.draw.crop_px
+    image_px = cfg.data.keypoints.image_px
+    assert network.side_px(cfg.method) == image_px
     if variant == "paper":
-        assert (cfg.method, cfg.draw.crop_px) == (Config(confidence_contrast=0.0), 320)
+        assert (cfg.method, image_px) == (Config(confidence_contrast=0.0), 320)
         assert "photos:PF_PASCAL" not in (CONFIGS / "gsf.py").read_text()  # tests are among them
     with pytest.raises(UserError, match="no variant 'b'"):
         config.load(f"{CONFIGS / 'gsf.py'}:b")
 
 
 def test_a_good_configuration_and_its_side():
-    assert config.validate(ExperimentConfig(method=Config())).method.grid == 20
+    both = (config.Source(), config.Source("masks", "A"))
+    cfg = ExperimentConfig(method=Config(), data=data_of_px(320, sources=both))
+    assert config.validate(cfg).method.grid == 20
     assert network.side_px(Config()) == 320 and network.side_px(TINY) == SIDE
     assert network.side_px(Config(tap="layer2.1.sum")) == 160
     assert network.learns("backbone", Config()) and network.learns("backbone/layer3_4/conv1/kernel", Config()) and network.learns("pruning/conv1", Config())

@@ -196,7 +196,7 @@ def test_the_method_matches_photographs():
     method = METHODS["pump"].build(pump.Config(hidden=16, depth=1, output_dim=8))
     image = (texture(7, 50, 70) * 255).astype(np.uint8)
     pair = Pair(image1=jnp.zeros((1, 32, 32, 3)), image2=jnp.zeros((1, 32, 32, 3)), H_1to2=None, slot=jnp.zeros(1, int))
-    variables = method.init(jax.random.key(0), {"real": pair})
+    variables = method.init(jax.random.key(0), {"unlabelled": pair})
     found = method.match(variables, image, image, MatchOptions(max_scale=1, **FAST))
     assert found.valid.all() and len(found.score) > 30 and found.code.dtype == np.int32
     assert np.mean(np.abs(found.xy1_px - found.xy2_px).max(1) <= 1) > 0.9

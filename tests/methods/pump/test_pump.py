@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from jaxdesc import config
-from jaxdesc.config import DrawConfig, OptimConfig
+from jaxdesc.config import OptimConfig
+from jaxdesc.data.kinds import CropConfig, HomographyPairs
 from jaxdesc.methods import METHODS
 from jaxdesc.methods.pump import Config, network
 from jaxdesc.methods.pump.average_precision import average_precision_loss, pixel_ap
@@ -28,10 +29,10 @@ def pairs(n, known, seed=0, side=64, first_slot=0):
     return Pair(image1=image, image2=shifted, H_1to2=H if known else None, slot=jnp.arange(n) + first_slot)
 
 
-def batch(synthetic=2, real=4, seed=0):
+def batch(homography=2, unlabelled=4, seed=0):
     halves = {
-        "synthetic": pairs(synthetic, True, seed),
-        "real": pairs(real, False, seed + 1, first_slot=synthetic),
+        "homography": pairs(homography, True, seed),
+        "unlabelled": pairs(unlabelled, False, seed + 1, first_slot=homography),
     }
     return {half: pair for half, pair in halves.items() if pair.slot.shape[0]}
 
@@ -46,22 +47,22 @@ def variables(method):
     return jax.jit(method.init)(jax.random.key(0), batch())
 
 
-@pytest.mark.parametrize(("synthetic", "real"), [(2, 4), (2, 0), (0, 4)])
-def test_mean_of_the_examples_is_the_papers_sum(method, variables, synthetic, real):
+@pytest.mark.parametrize(("homography", "unlabelled"), [(2, 4), (2, 0), (0, 4)])
+def test_mean_of_the_examples_is_the_papers_sum(method, variables, homography, unlabelled):
     """S+U, S and U: mean per_example = mean L_AP + 0.3 mean L_uniq, with the parts worked out from the maps themselves."""
-    data, key = batch(synthetic, real), jax.random.key(5)
+    data, key = batch(homography, unlabelled), jax.random.key(5)
     per_example, (parts, _) = jax.jit(method.loss, static_argnums=3)(variables, data, key, False)
-    chex.assert_shape(per_example, (synthetic + real,))
+    chex.assert_shape(per_example, (homography + unlabelled,))
     expected = 0.0
-    if synthetic:
-        pair = data["synthetic"]
+    if homography:
+        pair = data["homography"]
         maps = [method.describe(variables, image) for image in (pair.image1, pair.image2)]
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, pair.slot)
         ap, valid = pixel_ap(*maps, pair.H_1to2, keys, border=8)
         expected += average_precision_loss(ap, valid).mean()
         np.testing.assert_allclose(parts["L_AP"].mean(), (1 - ap)[valid].mean(), rtol=1e-4)
-    if real:
-        pair = data["real"]
+    if unlabelled:
+        pair = data["unlabelled"]
         maps = [method.describe(variables, image) for image in (pair.image1, pair.image2)]
         expected += 0.3 * np.mean([uniqueness_loss(a, b, border=8) for a, b in zip(*maps, strict=True)])
     np.testing.assert_allclose(per_example.mean(), expected, rtol=2e-4, atol=1e-5)
@@ -84,7 +85,7 @@ def test_heads_of_a_detector_rest_while_the_network_learns():
     }
     bare = {name: value for name, value in variables.items() if name != "heads"}
     chex.assert_trees_all_equal(jax.jit(without.init)(jax.random.key(0), data), bare)
-    image = data["synthetic"].image1
+    image = data["homography"].image1
     np.testing.assert_array_equal(
         with_heads.describe(variables, image), without.describe(bare, image)
     )
@@ -122,7 +123,7 @@ def test_batch_statistics_of_the_two_images_are_separate_or_joint(method, variab
     batches or as one. The running statistics take 0.1 of each batch's own, in torch's way."""
     data, key = batch(), jax.random.key(5)
     images = [
-        np.concatenate([np.asarray(getattr(data[half], name)) for half in ("synthetic", "real")])
+        np.concatenate([np.asarray(getattr(data[half], name)) for half in ("homography", "unlabelled")])
         for name in ("image1", "image2")
     ]
     net = network.build(TINY)
@@ -198,10 +199,10 @@ def test_validation_scores_a_perfect_and_a_blind_network():
         return jnp.stack([first, second])
 
     method = METHODS["pump"].build(TINY)._replace(describe=by_place)
-    scores, _ = jax.jit(partial(validation_step, method=method))({}, pair)
+    scores, _ = jax.jit(partial(validation_step, method=method, scores=HomographyPairs.scores))({}, pair)
     assert float(scores["mma@1px"]) == 1.0
     blind = method._replace(describe=lambda v, images: jax.random.normal(jax.random.key(0), (2, 64, 64, 8)))
-    scores, _ = jax.jit(partial(validation_step, method=blind))({}, pair)
+    scores, _ = jax.jit(partial(validation_step, method=blind, scores=HomographyPairs.scores))({}, pair)
     assert float(scores["mma@5px"]) < 0.2
 
 
@@ -209,4 +210,4 @@ def test_settings_of_the_paper_variant():
     cfg = config.load("configs/pump.py:paper").method
     assert (cfg.uniq_border_px, cfg.uniq_subsample, cfg.ap_border_px, cfg.ap_spacing_px) == (16, 2, 16, 8)
     assert (cfg.ap_positive_px, cfg.ap_negative_px, cfg.ap_bins) == (2.0, (4.0, 7.0), 20)
-    assert DrawConfig().crop_px == 256
+    assert CropConfig().crop_px == 256

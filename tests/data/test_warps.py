@@ -5,15 +5,16 @@ from functools import partial
 import jax
 import numpy as np
 
-from jaxdesc.config import DrawConfig, WarpConfig
-from jaxdesc.data.semantic_draw import RawKeypointPair, draw_keypoint_pairs
-from jaxdesc.data.warped_draw import random_warp
+from jaxdesc.config import DrawConfig
+from jaxdesc.data.kinds.keypoints import KeypointPairs, RawKeypointPair
+from jaxdesc.data.warps import WarpConfig, random_warp
 from jaxdesc.ops import resample, tps
 from jaxdesc.types import Canvas
 
 SIDE, CELLS = 48, 6
 CFG = WarpConfig()
-warped_pairs = jax.jit(partial(draw_keypoint_pairs, cfg=DrawConfig(crop_px=SIDE, warp=CFG, flip_probability=0.0)))
+STILL = DrawConfig(flip_probability=0.0)
+warped_pairs = jax.jit(partial(KeypointPairs(image_px=SIDE, warp=CFG).draw, cfg=STILL))
 HW = np.array([[96, 128], [120, 72], [128, 128]], np.int32)
 
 
