@@ -62,22 +62,6 @@ def test_every_package_is_installed():
     assert set(listed) == folders | {"jaxdesc.configs"}
 
 
-@pytest.fixture(scope="module")
-def site(tmp_path_factory):
-    """A folder into which pip installed a wheel of the package, without its dependencies."""
-    wheels, target = tmp_path_factory.mktemp("wheels"), tmp_path_factory.mktemp("site")
-    source = tmp_path_factory.mktemp("source")
-    for name in ("pyproject.toml", "README.md", "LICENSE", "jaxdesc", "configs"):
-        (source / name).symlink_to(ROOT / name)
-    pip = [sys.executable, "-m", "pip", "-q", "--disable-pip-version-check"]
-    offline = ["--no-deps", "--no-index"]
-    subprocess.run([*pip, "wheel", *offline, "--no-build-isolation", "-w", str(wheels), str(source)], check=True)
-    (wheel,) = wheels.glob("*.whl")
-    assert wheel.stat().st_size < 20e6
-    subprocess.run([*pip, "install", *offline, "--target", str(target), str(wheel)], check=True)
-    return target
-
-
 def installed(site, folder, *words):
     env = {**os.environ, "PYTHONPATH": str(site), "JAXDESC_CACHE": str(folder / "cache")}
     done = subprocess.run([sys.executable, "-m", "jaxdesc", *words], cwd=folder, env=env, capture_output=True, text=True)

@@ -145,14 +145,14 @@ def relative(camera0: Camera, camera1: Camera) -> tuple[np.ndarray, np.ndarray]:
     return R, camera1.t - R @ camera0.t
 
 
-def rotation_angle_deg(R: np.ndarray, R_true: np.ndarray) -> float:
-    """Angle of R^T R_true in degrees, 0 to 180.
+def angle_deg(R: np.ndarray) -> float:
+    """Angle of a rotation (3, 3) in degrees, 0 to 180.
 
-    From both its cosine (trace - 1) / 2 and its sine, half the length of the skew part: the cosine alone loses every angle below a hundredth of a degree.
+    From both its cosine (trace - 1) / 2 and its sine, half the length of the skew part: the cosine
+    alone loses every angle below a hundredth of a degree.
     """
-    turn = R.T @ R_true
-    skew = np.array([turn[2, 1] - turn[1, 2], turn[0, 2] - turn[2, 0], turn[1, 0] - turn[0, 1]])
-    return float(np.degrees(np.arctan2(np.linalg.norm(skew) / 2, (np.trace(turn) - 1) / 2)))
+    skew = np.array([R[2, 1] - R[1, 2], R[0, 2] - R[2, 0], R[1, 0] - R[0, 1]])
+    return float(np.degrees(np.arctan2(np.linalg.norm(skew) / 2, (np.trace(R) - 1) / 2)))
 
 
 def extent(cameras: Iterable[Camera | Pose]) -> float:

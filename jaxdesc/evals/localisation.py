@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxdesc.config import option
-from jaxdesc.datasets.cameras import Pose, centre, rotation_angle_deg
+from jaxdesc.datasets.cameras import Pose, angle_deg, centre
 from jaxdesc.evals import Protocol, features
 from jaxdesc.evals.matched import Lazy, Matched, MatchedOptions, matched
 from jaxdesc.evals.registration import absolute_pose, keypoints_to_points, quiet, write_model
@@ -124,7 +124,7 @@ def summarise(scene: Scene, located: Located, about: dict[str, float], method: s
     for name, true in scene.truth.items():
         pose = located[name][0]
         distance[name] = np.inf if pose is None else float(np.linalg.norm(centre(*pose) - centre(*true)))
-        angle[name] = np.inf if pose is None else rotation_angle_deg(pose.R, true.R)
+        angle[name] = np.inf if pose is None else angle_deg(pose.R.T @ true.R)
     items = {
         name: {"points": points, "inliers": inliers} | ({"distance": distance[name], "rotation_deg": angle[name]} if name in distance else {})
         for name, (_, inliers, points) in located.items()

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from jaxdesc.datasets.cameras import rotation_angle_deg
+from jaxdesc.datasets.cameras import angle_deg
 from jaxdesc.errors import UserError
 
 CONFIDENCE = 0.99999  # of RANSAC; SuperGlue, models/utils.py
@@ -116,7 +116,7 @@ def direction_angle_deg(t: np.ndarray, t_true: np.ndarray) -> float:
 
 def pose_error(pose: Pose | None, R_true: np.ndarray, t_true: np.ndarray) -> PoseError:
     """Angle between the rotations, and min(a, 180 - a) between the directions of the translations: an essential matrix leaves its sign open."""
-    return FAILED if pose is None else PoseError(rotation_angle_deg(pose[0], R_true), direction_angle_deg(pose[1], t_true))
+    return FAILED if pose is None else PoseError(angle_deg(pose[0].T @ R_true), direction_angle_deg(pose[1], t_true))
 
 
 def error_auc(errors: Sequence[float], thresholds: Sequence[float]) -> np.ndarray:

@@ -13,7 +13,7 @@ from PIL import Image
 from scipy.spatial.transform import Rotation
 
 from jaxdesc.data.builders import colmap, embedded, posed
-from jaxdesc.datasets.cameras import Camera
+from jaxdesc.datasets.cameras import Camera, extent, relative
 from jaxdesc.datasets.scenes import read_model
 from jaxdesc.types import UserError
 
@@ -223,10 +223,6 @@ def test_points_behind_a_camera_are_not_seen_by_it():
     np.testing.assert_array_equal(camera.xy_px, xy[kept])
 
 
-def test_spread_of_the_cameras():
-    assert posed.spread(scene_of((0, 0, 0), (0, 4, 1)).cameras.values()) == 4
-
-
 def test_one_wrong_point_does_not_decide_the_depth_of_a_scene(tmp_path):
     """A point a thousand times as far as the others, seen by both cameras."""
     world = World(2)
@@ -239,14 +235,6 @@ def test_one_wrong_point_does_not_decide_the_depth_of_a_scene(tmp_path):
     found = posed.far_depth(colmap.depths([seen], dict(enumerate(many))))
     np.testing.assert_allclose(found, 5 + 3 * 0.99, atol=0.01)
     assert posed.far_depth(colmap.depths([seen], {})) == 0
-
-
-def test_angle_of_a_rotation():
-    rng = np.random.default_rng(0)
-    for angle in (0.0, 1e-4, 1.0, 79.0, 179.999, 180.0):
-        axis = rng.normal(size=3)
-        R = Rotation.from_rotvec(np.radians(angle) * axis / np.linalg.norm(axis)).as_matrix()
-        np.testing.assert_allclose(posed.angle_deg(R), angle, atol=1e-6)
 
 
 @pytest.fixture(scope="module")
@@ -364,7 +352,7 @@ def test_epipolar_distance_of_known_matches_in_real_scenes(name):
     distances = []
     for name1, name2 in chosen.pairs[:: max(1, len(chosen.pairs) // 20)]:
         one, two = (chosen.scene.cameras[name] for name in (name1, name2))
-        R, t = posed.relative_pose(one, two)
+        R, t = relative(one, two)
         tx = np.array([[0, -t[2], t[1]], [t[2], 0, -t[0]], [-t[1], t[0], 0]])
         F = np.linalg.inv(two.K).T @ tx @ R @ np.linalg.inv(one.K)
         index, xy2 = chosen.scene.match(name1, name2)
@@ -392,6 +380,6 @@ def test_depths_of_real_scenes(name, far, deepest):
     greatest depth, not the one that counts."""
     scene = colmap.read_scene(SCENES / name, SCENES / name, partial=False)
     model = read_model(SCENES / name)
-    spread = posed.spread(scene.cameras.values())
+    spread = extent(scene.cameras.values())
     found = np.array([scene.point_depth, colmap.depths(scene.cameras.values(), model.points).max()])
     np.testing.assert_allclose(found / spread, [far, deepest], atol=0.01)

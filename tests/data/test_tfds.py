@@ -3,7 +3,6 @@
 import json
 import pickle
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,8 +12,8 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from jaxdesc.data import builders
-from jaxdesc.data.builders import base, photos, posed
+from jaxdesc.data.builders import pairs, photos, posed, semantic
+from jaxdesc.data.kinds import HomographyPairs, KeypointPairs, PosedPairs, UnlabelledPairs
 from jaxdesc.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -44,22 +43,7 @@ def keypoints(root):
     return root
 
 
-@pytest.fixture(scope="module")
-def installed(tmp_path_factory):
-    """The folder into which pip installed the package."""
-    source, target = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("site")
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, source / name)
-    shutil.copytree(
-        ROOT / "jaxdesc", source / "jaxdesc", ignore=shutil.ignore_patterns("__pycache__")
-    )
-    pip = [sys.executable, "-m", "pip", "install", "-q", "--disable-pip-version-check"]
-    options = ["--no-deps", "--no-build-isolation", "--no-index", "--target", str(target)]
-    subprocess.run([*pip, *options, str(source)], check=True, capture_output=True)
-    return target
-
-
-def test_the_documented_calls_in_a_fresh_process_without_tensorflow(installed, tmp_path):
+def test_the_documented_calls_in_a_fresh_process_without_tensorflow(site, tmp_path):
     """The block of docs/data.md, with a folder of photographs for MY_PHOTOS."""
     block = re.search(r"```python\n(.*?)```", (ROOT / "docs/data.md").read_text(), re.S)[1]
     folder = pictures(tmp_path / "my photos", 5)
@@ -80,14 +64,14 @@ print(json.dumps(found))
 """
     done = subprocess.run(
         [sys.executable, "-c", program],
-        env={"PYTHONPATH": str(installed), "JAXDESC_CACHE": str(tmp_path), "PATH": ""},
+        env={"PYTHONPATH": str(site), "JAXDESC_CACHE": str(tmp_path), "PATH": ""},
         cwd=tmp_path,
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stderr
     file, count, shape, dtype, description, tensorflow = json.loads(done.stdout.splitlines()[-1])
-    assert Path(file).is_relative_to(installed)
+    assert Path(file).is_relative_to(site)
     assert (count, shape[1:], dtype, tensorflow) == (4, [96, 3], "uint8", [])
     assert description in done.stdout.replace("\n    ", "\n")
     assert list(tmp_path.glob("my_photos-*/photos/1.0.0/LICENSE*"))
@@ -166,12 +150,16 @@ def test_every_registered_dataset_has_a_card(tmp_path):
             assert feature.doc.desc, (name, feature)
 
 
-def test_every_kind_of_a_configuration_is_a_source():
-    of = {base.PREFIX + "photos": "photos", base.PREFIX + "pairs": "pairs"}
-    of |= {base.PREFIX + "posed_pairs": "colmap", base.PREFIX + "semantic_pairs": "spair"}
-    for name, kind in of.items():
-        assert kind in tfds.builder_cls(name).SOURCES
-    assert set(builders.posed.SOURCES) == {"embedded", "rendered", "colmap", "megadepth"}
+def test_every_source_of_a_configuration_is_one_here():
+    """But photographs as pairs with themselves, which are `jaxdesc_photos`, and what is refused."""
+    for kind, builder in (
+        (HomographyPairs, photos.Photos),
+        (UnlabelledPairs, pairs.Pairs),
+        (PosedPairs, posed.PosedPairs),
+    ):
+        assert set(kind.known_sources) == set(builder.SOURCES)
+    annotated = set(KeypointPairs.known_sources) - set(photos.Photos.SOURCES) - {"caltech"}
+    assert annotated == set(semantic.SemanticPairs.SOURCES)
 
 
 @pytest.mark.parametrize(

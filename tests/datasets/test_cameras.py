@@ -15,6 +15,14 @@ def random_rotation(rng):
     return Rotation.from_rotvec(rng.normal(size=3)).as_matrix()
 
 
+def test_angle_of_a_rotation():
+    rng = np.random.default_rng(0)
+    for angle in (0.0, 1e-4, 1.0, 79.0, 179.999, 180.0):
+        axis = rng.normal(size=3)
+        R = Rotation.from_rotvec(np.radians(angle) * axis / np.linalg.norm(axis)).as_matrix()
+        np.testing.assert_allclose(cameras.angle_deg(R), angle, atol=1e-6)
+
+
 def test_relative_pose_centre_and_extent():
     rng = np.random.default_rng(1)
     one, two = (bare(9, 9, K, random_rotation(rng), rng.normal(size=3), "") for _ in range(2))

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from jaxdesc.datasets.cameras import bare, rotation_angle_deg
+from jaxdesc.datasets.cameras import angle_deg, bare
 from jaxdesc.evals import relative_pose, result, two_view
 from jaxdesc.evals.relative_pose import at_long_side
 from jaxdesc.store import features as feature_files
@@ -42,7 +42,7 @@ def test_angles_against_quaternions_and_arccos():
         axis = rng.normal(size=3)
         R = rotation(*rng.normal(size=3))
         turned = R @ rotation(*(axis / np.linalg.norm(axis) * angle))
-        assert rotation_angle_deg(R, turned) == pytest.approx(np.degrees(angle), abs=1e-6)
+        assert angle_deg(R.T @ turned) == pytest.approx(np.degrees(angle), abs=1e-6)
     a, b = rng.normal(size=(2, 3))
     exact = np.degrees(np.arccos(a @ b / np.linalg.norm(a) / np.linalg.norm(b)))
     assert two_view.direction_angle_deg(a, b) == pytest.approx(min(exact, 180 - exact)) == pytest.approx(two_view.direction_angle_deg(-7 * a, b))

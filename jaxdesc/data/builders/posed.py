@@ -11,7 +11,7 @@ import hashlib
 import os
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +21,7 @@ import tensorflow_datasets as tfds
 
 from jaxdesc.data.builders import base
 from jaxdesc.data.sight import depth_range, seen_within
-from jaxdesc.datasets.cameras import Camera
+from jaxdesc.datasets.cameras import Camera, angle_deg, extent, relative
 from jaxdesc.errors import UserError
 from jaxdesc.images import fit, rescale
 from jaxdesc.matching.keypoints import SIFT_VERSION, sift
@@ -102,24 +102,6 @@ def no_match(name1: str, name2: str) -> tuple[np.ndarray, np.ndarray]:
     return np.zeros(0, np.int64), np.zeros((0, 2))
 
 
-def relative_pose(camera1: Camera, camera2: Camera) -> tuple[np.ndarray, np.ndarray]:
-    """R (3, 3) and t (3,) with x_cam2 = R x_cam1 + t, float64."""
-    R = camera2.R @ camera1.R.T
-    return R, camera2.t - R @ camera1.t
-
-
-def angle_deg(R: np.ndarray) -> float:
-    """Angle of a rotation, 0 to 180 degrees: the sine from the antisymmetric part and the cosine from the trace, exact at both ends."""
-    sine = np.linalg.norm([R[2, 1] - R[1, 2], R[0, 2] - R[2, 0], R[1, 0] - R[0, 1]]) / 2
-    return float(np.degrees(np.arctan2(sine, (np.trace(R) - 1) / 2)))
-
-
-def spread(cameras: Iterable[Camera]) -> float:
-    """The largest distance of two cameras' centres."""
-    centres = np.array([-camera.R.T @ camera.t for camera in cameras])
-    return float(max(np.linalg.norm(centres - centre, axis=1).max() for centre in centres))
-
-
 def far_depth(depths: np.ndarray) -> float:
     """The depth that 99 % of these (N,) are nearer than, 0 for N = 0. Not the greatest: a single
     wrong point of a reconstruction may lie at many times the depth of all others."""
@@ -132,11 +114,11 @@ _seen_within = jax.jit(seen_within)
 def choose(scene: Scene) -> Chosen:
     """The pairs of a scene that are stored, in its order, and why the others are not."""
     dropped, kept = Counter(scene.dropped), []
-    largest = spread(scene.cameras.values())
+    largest = extent(scene.cameras.values())
     apart = SAME_PLACE * max(largest, scene.point_depth)
     for pair in scene.pairs:
         camera1, camera2 = (scene.cameras[name] for name in pair)
-        R, t = relative_pose(camera1, camera2)
+        R, t = relative(camera1, camera2)
         if angle_deg(R) > MAX_ROTATION_DEG:
             dropped[f"turned by more than {MAX_ROTATION_DEG:g} degrees"] += 1
         elif np.linalg.norm(t) <= max(apart, ROUNDING * np.linalg.norm(camera2.t)):
@@ -301,7 +283,7 @@ class PosedPairs(OfScenes):
         for i, (number, (name1, name2)) in enumerate(pairs):
             scene = self.contents[number].scene
             camera1, camera2 = scene.cameras[name1], scene.cameras[name2]
-            R, t = relative_pose(camera1, camera2)
+            R, t = relative(camera1, camera2)
             length = np.linalg.norm(t)
             known_1to2, xy_1to2 = scene.match(name1, name2)
             known_2to1, xy_2to1 = scene.match(name2, name1)
@@ -311,7 +293,7 @@ class PosedPairs(OfScenes):
                 {
                     **{"index1": index[name1][0], "index2": index[name2][0], "angle_deg": angles[-1]},
                     **{"R_1to2": R.astype(np.float32), "t_1to2": (t / length).astype(np.float32)},
-                    "spread": np.float32(spread(scene.cameras.values()) / length),
+                    "spread": np.float32(extent(scene.cameras.values()) / length),
                     "point_depth": np.float32(scene.point_depth / length),
                     **{"known_1to2": known_1to2.astype(np.int32), "known_2to1": known_2to1.astype(np.int32)},
                     "xy_1to2": rescale(xy_1to2, (camera2.height, camera2.width), index[name2][1]),

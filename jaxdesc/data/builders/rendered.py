@@ -19,7 +19,7 @@ from scipy.spatial.transform import Rotation
 
 from jaxdesc.data import render
 from jaxdesc.data.builders import base, embedded, posed
-from jaxdesc.datasets.cameras import Camera, calibration
+from jaxdesc.datasets.cameras import Camera, calibration, relative
 from jaxdesc.datasets.folders import find_images
 from jaxdesc.errors import UserError
 from jaxdesc.images import UnreadableImage, read_rgb
@@ -273,7 +273,7 @@ def visible(
     inverse_depth, number = _met(rectangles, one, one.xy_px)
     with np.errstate(divide="ignore", invalid="ignore"):
         rays = np.concatenate([one.xy_px, np.ones((len(one.xy_px), 1))], 1) @ np.linalg.inv(one.K).T
-        R, t = posed.relative_pose(one, two)
+        R, t = relative(one, two)
         in_two = (rays / inverse_depth[:, None]) @ R.T + t
         projected = in_two @ two.K.T
         xy2 = projected[:, :2] / projected[:, 2:]

@@ -15,10 +15,10 @@ from scipy.spatial.transform import Rotation
 from jaxdesc import config
 from jaxdesc.config import DrawConfig, ExperimentConfig, MethodConfig, Source
 from jaxdesc.data.builders import colmap
-from jaxdesc.data.builders import posed as builder
 from jaxdesc.data.kinds import DataConfig, PosedPairs
 from jaxdesc.data.kinds.posed import RawPosedPair, Views, take_queries
 from jaxdesc.data.pipeline import open_data
+from jaxdesc.datasets.cameras import angle_deg
 from jaxdesc.method import Method
 from jaxdesc.ops.sampling import aligned_grid
 from jaxdesc.training.step import validation_step
@@ -96,7 +96,7 @@ def test_both_directions_are_one_geometry(folder, tmp_path):
         np.testing.assert_allclose(
             there["xy2_px"][there["known"]], back["xy1_px"][back["known"]], atol=1e-4
         )
-        turned.append(builder.angle_deg(there["R_1to2"] @ true["R_1to2"].T))
+        turned.append(angle_deg(there["R_1to2"] @ true["R_1to2"].T))
         moved.append(np.abs(there["t_1to2"] - true["t_1to2"]).max())
         np.testing.assert_array_equal(
             there["R_1to2"], views[i]["R_1to2"]
@@ -109,7 +109,7 @@ def test_curriculum_lets_in_larger_rotations_step_by_step(folder, tmp_path):
     data = open_data(pipeline(folder, tmp_path, curriculum=10), 0)
     angles = np.sort(source(folder, tmp_path).angles_deg)
     seen = np.array(
-        [[builder.angle_deg(R) for R in batch["posed"][0].R_1to2] for batch in take(data, 0, 25)]
+        [[angle_deg(R) for R in batch["posed"][0].R_1to2] for batch in take(data, 0, 25)]
     )
     for j, angle in enumerate(seen[:10].ravel()):
         assert angle <= angles[int(np.ceil(len(angles) * (j + 1) / 40)) - 1] + 1e-3
