@@ -1,4 +1,6 @@
-"""Parts of data sets' lists: lines of text, CSV files of pairs, numbers joined by semicolons, and names of images that begin with their author's folders."""
+"""Parts of data sets' lists: lines of text, CSV files of pairs, numbers joined by
+semicolons, and names of images that begin with their author's folders.
+"""
 
 import csv
 from collections.abc import Sequence
@@ -37,7 +39,9 @@ def listed(root: Path, pattern: str) -> Path:
     """
     found = lists(root, pattern)
     if len(found) != 1:
-        raise UserError(f"{root} holds {len(found)} lists of pairs {pattern}: name one with --pairs.")
+        raise UserError(
+            f"{root} holds {len(found)} lists of pairs {pattern}: name one with --pairs."
+        )
     return found[0]
 
 
@@ -47,10 +51,15 @@ def csv_rows(path: Path, needed: Sequence[str]) -> list[tuple[str, dict[str, str
         with open(path, newline="", encoding="utf-8-sig") as file:
             rows = list(csv.DictReader(file))
     except (OSError, UnicodeDecodeError, csv.Error) as e:
-        raise UserError(f"The list of pairs {path} cannot be read: {getattr(e, 'strerror', None) or 'it is no CSV file'}.") from e
+        raise UserError(
+            f"The list of pairs {path} cannot be read: "
+            f"{getattr(e, 'strerror', None) or 'it is no CSV file'}."
+        ) from e
     if rows and (lacking := [name for name in needed if name not in rows[0]]):
         raise UserError(f"The list of pairs {path} has no column {lacking[0]!r} in its first line.")
-    if bad := next((i for i, row in enumerate(rows, 2) if None in row or None in row.values()), None):
+    if bad := next(
+        (i for i, row in enumerate(rows, 2) if None in row or None in row.values()), None
+    ):
         raise UserError(f"{path}, line {bad}: it has other columns than the first line.")
     return [(f"{path}, line {i}", row) for i, row in enumerate(rows, 2)]
 
@@ -64,7 +73,8 @@ def joined_points(xs: str, ys: str, where: str) -> np.ndarray:
 
 
 def find_image(root: Path, name: str, where: str, folders: Sequence[str] = ("",)) -> str:
-    """The image below the root, whose name in a list may begin with folders of its author's.
+    """The image below the root, whose name in a list may begin with folders of its
+    author's.
 
     Args:
       folders: below the root, in which it may lie.

@@ -1,4 +1,6 @@
-"""Pairs of images whose relative pose is known, in the lists that the benchmarks come as. A list only names images; their features are found elsewhere."""
+"""Pairs of images whose relative pose is known, in the lists that the benchmarks come
+as. A list only names images; their features are found elsewhere.
+"""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +15,9 @@ from jaxdesc.store.pickles import load
 
 
 class PosePair(NamedTuple):
-    """Two calibrated images: x1 = R x0 + t in the frames of the cameras, pixel ~ K x. Pixels are those of the files, as they lie on disk."""
+    """Two calibrated images: x1 = R x0 + t in the frames of the cameras, pixel ~ K x.
+    Pixels are those of the files, as they lie on disk.
+    """
 
     name0: str
     name1: str
@@ -26,13 +30,18 @@ class PosePair(NamedTuple):
 
 
 def read_pose_pairs(path: Path | str) -> list[PosePair]:
-    """Pairs of a scene (a folder with known cameras; `pairs.txt` in it or all pairs), of SuperGlue's list (.txt), or of LoFTR's index (.npz, or a folder of them).
+    """Pairs of a scene (a folder with known cameras; `pairs.txt` in it or all pairs),
+    of SuperGlue's list (.txt), or of LoFTR's index (.npz, or a folder of them).
 
     Raises:
       UserError: as the readers; no pair.
     """
     path = Path(path)
-    if path.is_dir() and (indices := sorted(path.glob("*.npz"))) and not (path / "cameras.json").is_file():
+    if (
+        path.is_dir()
+        and (indices := sorted(path.glob("*.npz")))
+        and not (path / "cameras.json").is_file()
+    ):
         indices = [index for index in indices if index.name != "intrinsics.npz"]
         return [pair for index in indices for pair in read_loftr(index)]
     if path.is_dir():
@@ -59,14 +68,16 @@ def _of_cameras(name0: str, name1: str, camera0: Camera, camera1: Camera) -> Pos
 
 
 def read_superglue(path: Path | str) -> list[PosePair]:
-    """SuperGlue's lists: a line `A B rotA rotB KA (9) KB (9) T_AB (16)`, T_AB (4, 4) taking camera A's frame to B's.
+    """SuperGlue's lists: a line `A B rotA rotB KA (9) KB (9) T_AB (16)`, T_AB (4, 4)
+    taking camera A's frame to B's.
 
-    rotA and rotB tell by how many quarter turns a viewer should turn the images upright; K and T belong to the files as they lie on disk, where the features
-    are too, so nothing is turned here.
+    rotA and rotB tell by how many quarter turns a viewer should turn the images
+    upright; K and T belong to the files as they lie on disk, where the features are
+    too, so nothing is turned here.
 
     Raises:
-      UserError: with file and line: another number of fields, such as a list without ground truth; no number, calibration or rotation; an unreadable or
-        empty file.
+      UserError: with file and line: another number of fields, such as a list without
+        ground truth; no number, calibration or rotation; an unreadable or empty file.
     """
     path = Path(path)
     pairs = []
@@ -76,24 +87,39 @@ def read_superglue(path: Path | str) -> list[PosePair]:
             continue
         where = f"{path}, line {number}"
         if len(fields) != 38:
-            raise UserError(f"{where}: 38 fields are expected (A B rotA rotB KA KB T_AB, the ground truth with them), {len(fields)} are there.")
+            raise UserError(
+                f"{where}: 38 fields are expected (A B rotA rotB KA KB T_AB, the ground truth "
+                f"with them), {len(fields)} are there."
+            )
         try:
             values = np.array(fields[4:], np.float64)
         except ValueError as e:
             raise UserError(f"{where}: KA, KB and T_AB must be numbers.") from e
-        pairs.append(_pair(fields[0], fields[1], values[:9].reshape(3, 3), values[9:18].reshape(3, 3), values[18:].reshape(4, 4), where))
+        pairs.append(
+            _pair(
+                fields[0],
+                fields[1],
+                values[:9].reshape(3, 3),
+                values[9:18].reshape(3, 3),
+                values[18:].reshape(4, 4),
+                where,
+            )
+        )
     return _some(pairs, path)
 
 
 def read_loftr(path: Path | str) -> list[PosePair]:
     """LoFTR's test indices.
 
-    MegaDepth-1500: image_paths, intrinsics (3, 3), poses (4, 4) world to camera, pair_infos ((i, j), overlap, ...); image names are the paths of the index.
-    ScanNet-1500: name (P, 4) scene, scan and two frames; rel_pose (P, 12), the first three rows of the matrix from frame 0 to frame 1; calibrations in
-    `intrinsics.npz` beside it, by scene; image names are `scene<0000>_<00>/color/<frame>.jpg`.
+    MegaDepth-1500: image_paths, intrinsics (3, 3), poses (4, 4) world to camera,
+    pair_infos ((i, j), overlap, ...); image names are the paths of the index.
+    ScanNet-1500: name (P, 4) scene, scan and two frames; rel_pose (P, 12), the first
+    three rows of the matrix from frame 0 to frame 1; calibrations in `intrinsics.npz`
+    beside it, by scene; image names are `scene<0000>_<00>/color/<frame>.jpg`.
 
     Raises:
-      UserError: as `pickles.load`; arrays are missing or do not fit each other; no calibration or rotation; no pair.
+      UserError: as `pickles.load`; arrays are missing or do not fit each other; no
+        calibration or rotation; no pair.
     """
     path = Path(path)
     content = load(path)
@@ -102,7 +128,10 @@ def read_loftr(path: Path | str) -> list[PosePair]:
             return _some(_scannet(path, content), path)
         return _some(_megadepth(path, content), path)
     except (KeyError, IndexError, TypeError, ValueError) as e:
-        raise UserError(f"{path} is not an index of MegaDepth-1500 (image_paths, intrinsics, poses, pair_infos) or ScanNet-1500 (name, rel_pose).") from e
+        raise UserError(
+            f"{path} is not an index of MegaDepth-1500 (image_paths, intrinsics, poses, "
+            "pair_infos) or ScanNet-1500 (name, rel_pose)."
+        ) from e
 
 
 def _megadepth(path: Path, content: dict[str, Any]) -> list[PosePair]:
@@ -112,14 +141,18 @@ def _megadepth(path: Path, content: dict[str, Any]) -> list[PosePair]:
         T0, T1 = (np.array(content["poses"][k], np.float64).reshape(4, 4) for k in (i, j))
         K0, K1 = (np.array(content["intrinsics"][k], np.float64).reshape(3, 3) for k in (i, j))
         names = [str(content["image_paths"][k]) for k in (i, j)]
-        pairs.append(_pair(*names, K0, K1, T1 @ np.linalg.inv(T0), f"{path}, {names[0]} {names[1]}"))
+        pairs.append(
+            _pair(*names, K0, K1, T1 @ np.linalg.inv(T0), f"{path}, {names[0]} {names[1]}")
+        )
     return pairs
 
 
 def _scannet(path: Path, content: dict[str, Any]) -> list[PosePair]:
     intrinsics = load(path.with_name("intrinsics.npz"))
     pairs = []
-    for (scene, scan, frame0, frame1), row in zip(content["name"].tolist(), content["rel_pose"], strict=True):
+    for (scene, scan, frame0, frame1), row in zip(
+        content["name"].tolist(), content["rel_pose"], strict=True
+    ):
         place = f"scene{scene:04d}_{scan:02d}"
         if place not in intrinsics:
             raise UserError(f"{path.with_name('intrinsics.npz')} holds no calibration of {place}.")
@@ -130,7 +163,9 @@ def _scannet(path: Path, content: dict[str, Any]) -> list[PosePair]:
     return pairs
 
 
-def _pair(name0: str, name1: str, K0: np.ndarray, K1: np.ndarray, T: np.ndarray, where: str) -> PosePair:
+def _pair(
+    name0: str, name1: str, K0: np.ndarray, K1: np.ndarray, T: np.ndarray, where: str
+) -> PosePair:
     check_calibration(K0, where)
     check_calibration(K1, where)
     check_rotation(T[:3, :3], where)

@@ -1,6 +1,8 @@
-"""Data sets of keypoints on objects of one category, on disk: PF-PASCAL, PF-WILLOW, SPair-71k and Caltech-101.
+"""Data sets of keypoints on objects of one category, on disk: PF-PASCAL, PF-WILLOW,
+SPair-71k and Caltech-101.
 
-Keypoints and boxes are kept as the files have them. (The MATLAB annotations of PF count from 1: both images alike, so that distances do not change.)
+Keypoints and boxes are kept as the files have them. (The MATLAB annotations of PF count
+from 1: both images alike, so that distances do not change.)
 """
 
 import hashlib
@@ -42,13 +44,16 @@ class SemanticPair(NamedTuple):
 
 
 def pf_pascal(root: Path, pairs: Path | None, split: str) -> list[SemanticPair]:
-    """PF-PASCAL through NC-Net's list: `<split>_pairs*.csv` with source_image, target_image, class, XA, YA, XB, YB, coordinates joined by ";", padded with -1.
+    """PF-PASCAL through NC-Net's list: `<split>_pairs*.csv` with source_image,
+    target_image, class, XA, YA, XB, YB, coordinates joined by ";", padded with -1.
 
-    Images lie in JPEGImages/; Annotations/<class>/<image>.mat has boxes (`bbox`), if it is there at all, and the keypoints (`kps`, NaN where one lacks) of lists
-    without coordinates, as that for training is. A column `flip` of 1 asks for mirrored images. Keypoints that one of the images lacks are left out.
+    Images lie in JPEGImages/; Annotations/<class>/<image>.mat has boxes (`bbox`), if it
+    is there at all, and the keypoints (`kps`, NaN where one lacks) of lists without
+    coordinates, as that for training is. A column `flip` of 1 asks for mirrored images.
+    Keypoints that one of the images lacks are left out.
 
-    SegmentationClass/<image>.png, those of PASCAL VOC 2012, somewhere below the folder are masks: the pixels of the pair's class. Images with masks need no
-    keypoints.
+    SegmentationClass/<image>.png, those of PASCAL VOC 2012, somewhere below the folder
+    are masks: the pixels of the pair's class. Images with masks need no keypoints.
     """
     segmentations = {path.stem: path for path in root.glob("**/SegmentationClass/*.png")}
     annotations = {path.stem: path for path in root.glob("**/Annotations/**/*.mat")}
@@ -60,10 +65,19 @@ def pf_pascal(root: Path, pairs: Path | None, split: str) -> list[SemanticPair]:
     if told and (lacking := [column for column in columns if column not in rows[0][1]]):
         raise UserError(f"The list of pairs {path} has no column {lacking[0]!r} in its first line.")
     for where, row in rows:
-        names = [find_image(root, row[column], where, IMAGE_FOLDERS) for column in ("source_image", "target_image")]
+        names = [
+            find_image(root, row[column], where, IMAGE_FOLDERS)
+            for column in ("source_image", "target_image")
+        ]
         mats = [annotations.get(Path(name).stem) for name in names]
         pictures = [segmentations.get(Path(name).stem) for name in names]
-        masks = tuple(ObjectMask(picture, voc_label(row.get("class", ""), where)) for picture in pictures) if all(pictures) else None
+        masks = (
+            tuple(
+                ObjectMask(picture, voc_label(row.get("class", ""), where)) for picture in pictures
+            )
+            if all(pictures)
+            else None
+        )
         if masks and not told and not all(mats):
             a = b = np.zeros((0, 2))
             exists = np.zeros(0, bool)
@@ -72,16 +86,29 @@ def pf_pascal(root: Path, pairs: Path | None, split: str) -> list[SemanticPair]:
             exists = (a >= 0).all(1) & (b >= 0).all(1) if len(a) == len(b) else _mismatch(where)
         else:
             a, b = (_mat_points(mat, name, where) for mat, name in zip(mats, names, strict=True))
-            exists = np.isfinite(a).all(1) & np.isfinite(b).all(1) if len(a) == len(b) else _mismatch(where)
+            exists = (
+                np.isfinite(a).all(1) & np.isfinite(b).all(1)
+                if len(a) == len(b)
+                else _mismatch(where)
+            )
         boxes = [_mat_box(mat) for mat in mats]
         made.append(
-            SemanticPair(*names, row.get("class", ""), a[exists], b[exists], *boxes, flip=row.get("flip", "").strip() in ("1", "True", "true"), masks=masks)
+            SemanticPair(
+                *names,
+                row.get("class", ""),
+                a[exists],
+                b[exists],
+                *boxes,
+                flip=row.get("flip", "").strip() in ("1", "True", "true"),
+                masks=masks,
+            )
         )
     return made
 
 
 def pf_willow(root: Path, pairs: Path | None, split: str) -> list[SemanticPair]:
-    """PF-WILLOW: a list `<split>_pairs*.csv` (two images, then 10 numbers each of XA, YA, XB, YB), or plain files: all ordered pairs within a class of
+    """PF-WILLOW: a list `<split>_pairs*.csv` (two images, then 10 numbers each of XA,
+    YA, XB, YB), or plain files: all ordered pairs within a class of
     `<class>/<name>.jpg` with `<name>.txt`, 10 rows "x y"."""
     if pairs is None and not lists(root, f"*{split}_pairs*.csv"):
         return plain(root)
@@ -98,7 +125,9 @@ def pf_willow(root: Path, pairs: Path | None, split: str) -> list[SemanticPair]:
 
 
 def plain(root: Path) -> list[SemanticPair]:
-    """All ordered pairs within a class of `<class>/<name>.jpg` (or .png) with `<name>.txt`, rows "x y"; row k is the same part in every image of the class."""
+    """All ordered pairs within a class of `<class>/<name>.jpg` (or .png) with
+    `<name>.txt`, rows "x y"; row k is the same part in every image of the class.
+    """
     made = []
     for folder in sorted(path for path in root.iterdir() if path.is_dir()):
         points = {}
@@ -108,8 +137,16 @@ def plain(root: Path) -> list[SemanticPair]:
                 raise UserError(f"{image} has no keypoints beside it: {text.name} is missing.")
             points[image.relative_to(root).as_posix()] = rows_xy(text)
         if len({len(xy) for xy in points.values()}) > 1:
-            raise UserError(f"{folder}: its keypoint files differ in their rows; row k must be the same part in every image.")
-        made += [SemanticPair(a, b, folder.name, points[a], points[b]) for a in points for b in points if a != b]
+            raise UserError(
+                f"{folder}: its keypoint files differ in their rows; row k must be the same part "
+                "in every image."
+            )
+        made += [
+            SemanticPair(a, b, folder.name, points[a], points[b])
+            for a in points
+            for b in points
+            if a != b
+        ]
     return made
 
 
@@ -120,7 +157,11 @@ def rows_xy(path: Path) -> np.ndarray:
       UserError: it cannot be read, or a row is not two numbers.
     """
     try:
-        rows = [[float(v) for v in line.split()] for line in path.read_text().split("\n") if line.strip()]
+        rows = [
+            [float(v) for v in line.split()]
+            for line in path.read_text().split("\n")
+            if line.strip()
+        ]
     except (OSError, ValueError):
         rows = [[]]
     if any(len(row) != 2 for row in rows):
@@ -132,8 +173,13 @@ VARIATIONS = ("viewpoint_variation", "scale_variation", "truncation", "occlusion
 
 
 def spair(root: Path, pairs: Path | None, split: str) -> list[SemanticPair]:
-    """SPair-71k: `Layout/large/<split>.txt` names the files `PairAnnotation/<split>/<line>.json`; images lie in JPEGImages/<category>/."""
-    layout, folder = pairs or root / "Layout" / "large" / f"{split}.txt", root / "PairAnnotation" / split
+    """SPair-71k: `Layout/large/<split>.txt` names the files
+    `PairAnnotation/<split>/<line>.json`; images lie in JPEGImages/<category>/.
+    """
+    layout, folder = (
+        pairs or root / "Layout" / "large" / f"{split}.txt",
+        root / "PairAnnotation" / split,
+    )
     try:
         names = layout.read_text(encoding="utf-8").split()
     except OSError as e:
@@ -143,9 +189,15 @@ def spair(root: Path, pairs: Path | None, split: str) -> list[SemanticPair]:
         path = folder / f"{name}.json"
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
-            images = [f"JPEGImages/{data['category']}/{data[key]}" for key in ("src_imname", "trg_imname")]
-            points = [np.array(data[key], np.float64).reshape(-1, 2) for key in ("src_kps", "trg_kps")]
-            boxes = [np.array(data[key], np.float64).reshape(4) for key in ("src_bndbox", "trg_bndbox")]
+            images = [
+                f"JPEGImages/{data['category']}/{data[key]}" for key in ("src_imname", "trg_imname")
+            ]
+            points = [
+                np.array(data[key], np.float64).reshape(-1, 2) for key in ("src_kps", "trg_kps")
+            ]
+            boxes = [
+                np.array(data[key], np.float64).reshape(4) for key in ("src_bndbox", "trg_bndbox")
+            ]
             tags = tuple(f"{key}={data[key]}" for key in VARIATIONS if key in data)
         except OSError as e:
             raise UserError(f"The annotation {path} cannot be read: {e.strerror}.") from e
@@ -158,12 +210,22 @@ def spair(root: Path, pairs: Path | None, split: str) -> list[SemanticPair]:
 
 
 def caltech(root: Path, pairs: Path | None, split: str) -> list[SemanticPair]:
-    """Caltech-101: `<split>_pairs*.csv` as PF-PASCAL's; A and B are polygons around the objects, not of equal numbers of points."""
+    """Caltech-101: `<split>_pairs*.csv` as PF-PASCAL's; A and B are polygons around the
+    objects, not of equal numbers of points.
+    """
     made = []
-    for where, row in csv_rows(pairs or listed(root, f"*{split}_pairs*.csv"), ("source_image", "target_image", "XA", "YA", "XB", "YB")):
-        names = [find_image(root, row[column], where, IMAGE_FOLDERS) for column in ("source_image", "target_image")]
+    for where, row in csv_rows(
+        pairs or listed(root, f"*{split}_pairs*.csv"),
+        ("source_image", "target_image", "XA", "YA", "XB", "YB"),
+    ):
+        names = [
+            find_image(root, row[column], where, IMAGE_FOLDERS)
+            for column in ("source_image", "target_image")
+        ]
         a, b = (joined_points(row[f"X{side}"], row[f"Y{side}"], where) for side in "AB")
-        made.append(SemanticPair(*names, row.get("class", ""), a[(a >= 0).all(1)], b[(b >= 0).all(1)]))
+        made.append(
+            SemanticPair(*names, row.get("class", ""), a[(a >= 0).all(1)], b[(b >= 0).all(1)])
+        )
     return made
 
 
@@ -179,15 +241,20 @@ def read(dataset: str, root: Path, pairs: Path | None, split: str) -> list[Seman
     """The pairs of a data set.
 
     Raises:
-      UserError: lists or annotations are missing or malformed; images are missing; there is no pair, or one without keypoints.
+      UserError: lists or annotations are missing or malformed; images are missing;
+        there is no pair, or one without keypoints.
     """
     found = DATASETS[dataset](root, pairs, split)
     if not found:
         raise UserError(f"{root} holds no pair of {dataset}.")
     names = {name for pair in found for name in (pair.source, pair.target)}
     if lacking := sorted(name for name in names if not (root / name).is_file()):
-        raise UserError(f"{root} lacks {len(lacking)} of {len(names)} images, such as {lacking[0]}.")
-    if empty := next((pair.key for pair in found if not (len(pair.xy_source) and len(pair.xy_target))), None):
+        raise UserError(
+            f"{root} lacks {len(lacking)} of {len(names)} images, such as {lacking[0]}."
+        )
+    if empty := next(
+        (pair.key for pair in found if not (len(pair.xy_source) and len(pair.xy_target))), None
+    ):
         raise UserError(f"The pair {empty} has no keypoints.")
     return found
 
@@ -195,11 +262,8 @@ def read(dataset: str, root: Path, pairs: Path | None, split: str) -> list[Seman
 # ---- for training
 
 
-VALIDATION_SHARE, LEAST_HELD_OUT, LEAST_IMAGES = (
-    0.3,
-    2,
-    4,
-)  # of a category's images, where a data set names no pairs for validation
+# Of a category's images, where a data set names no pairs for validation.
+VALIDATION_SHARE, LEAST_HELD_OUT, LEAST_IMAGES = 0.3, 2, 4
 
 
 class Split(NamedTuple):
@@ -211,9 +275,11 @@ class Split(NamedTuple):
 
 
 def split_by_images(pairs: Sequence[SemanticPair]) -> Split:
-    """Holds out pairs of photographs that no training pair shows: of each category of at least 4, the 30 % (at least 2) whose names have the least hashes.
+    """Holds out pairs of photographs that no training pair shows: of each category of
+    at least 4, the 30 % (at least 2) whose names have the least hashes.
 
-    Pairs of a held-out photograph with another one are dropped. If nothing can be held out all pairs serve for both.
+    Pairs of a held-out photograph with another one are dropped. If nothing can be held
+    out all pairs serve for both.
     """
     images: dict[str, set[str]] = {}
     for pair in pairs:
@@ -248,10 +314,12 @@ def _two_lists(
 def with_masks(root: Path) -> Split:
     """A folder of images, masks and pairs:
 
-        <folder>/pairs.txt                          name1 name2 on each line, see `pairs`; every pair is used in both directions
-        <folder>/images/<name> or <folder>/<name>   names may have folders, categories
-        <folder>/masks/<name>.png                   <name> without its suffix; one number a pixel, 0 where the object is not
-        <name>.txt                                  optional, beside an image: rows "x y", row k the same part in every image; for scores
+        <folder>/pairs.txt          name1 name2 on each line, see `pairs`; both directions
+        <folder>/images/<name>      or <folder>/<name>; names may have folders, categories
+        <folder>/masks/<name>.png   <name> without its suffix; one number a pixel, 0 where
+                                    the object is not
+        <name>.txt                  optional, beside an image: rows "x y", row k the same
+                                    part in every image; for scores
 
     Raises:
       UserError: as `read_listing`; keypoint files that do not agree.
@@ -269,7 +337,8 @@ def with_masks(root: Path) -> Split:
         both = (points[a], points[b]) if a in points and b in points else (none, none)
         if len(both[0]) != len(both[1]):
             raise UserError(
-                f"{texts[a]} and {texts[b]} have {len(both[0])} and {len(both[1])} rows: row k must be the same part in both images."
+                f"{texts[a]} and {texts[b]} have {len(both[0])} and {len(both[1])} rows: row k "
+                "must be the same part in both images."
             )
         made.append(
             SemanticPair(a, b, Path(a).parent.as_posix(), *both, masks=(masks[a], masks[b]))
@@ -300,7 +369,10 @@ def _mat_box(path: Path | None) -> np.ndarray | None:
 
 def _mat_points(path: Path | None, image: str, where: str) -> np.ndarray:
     if path is None:
-        raise UserError(f"{where}: the list has no columns XA, YA, XB, YB, and there are no keypoints Annotations/<class>/{Path(image).stem}.mat either.")
+        raise UserError(
+            f"{where}: the list has no columns XA, YA, XB, YB, and there are no keypoints "
+            f"Annotations/<class>/{Path(image).stem}.mat either."
+        )
     return _mat(path, "kps", (-1, 2), "kps of two columns")
 
 
@@ -310,4 +382,6 @@ def _mat(path: Path, field: str, shape: tuple[int, ...], what: str) -> np.ndarra
     try:
         return np.asarray(loadmat(path)[field], np.float64).reshape(shape)
     except (OSError, ValueError, KeyError, TypeError, NotImplementedError) as e:
-        raise UserError(f"The annotation {path} cannot be read: a MATLAB file with {what} is expected.") from e
+        raise UserError(
+            f"The annotation {path} cannot be read: a MATLAB file with {what} is expected."
+        ) from e

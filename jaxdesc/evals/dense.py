@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from jaxdesc.config import option
-from jaxdesc.datasets import dense as dense_data
-from jaxdesc.datasets.dense import DensePair, DenseSet
+from jaxdesc.datasets import dense_pairs
+from jaxdesc.datasets.dense_pairs import DensePair, DenseSet
 from jaxdesc.errors import UserError
 from jaxdesc.evals import Protocol, features, transfers
 from jaxdesc.evals.result import Curve, Result
@@ -71,15 +71,15 @@ def read(options: Options, merged: bool = False) -> DenseSet:
       UserError: no --data; as the readers.
     """
     if options.dataset == "middlebury":
-        return dense_data.motorcycle()
+        return dense_pairs.motorcycle()
     root = options.folder()
     if options.dataset == "eth3d":
-        return dense_data.eth3d(root, merged)
+        return dense_pairs.eth3d(root, merged)
     if options.dataset == "hpatches":
-        return dense_data.hpatches_views(root, options.square)
+        return dense_pairs.hpatches_views(root, options.square)
     if options.dataset == "megadepth":
-        return dense_data.megadepth(root, Path(options.pairs) if options.pairs else None)
-    return dense_data.kitti(root) if options.dataset == "kitti" else dense_data.tss(root)
+        return dense_pairs.megadepth(root, Path(options.pairs) if options.pairs else None)
+    return dense_pairs.kitti(root) if options.dataset == "kitti" else dense_pairs.tss(root)
 
 
 def predict(options: Options, out: Path) -> Path:
@@ -101,14 +101,14 @@ def predict(options: Options, out: Path) -> Path:
     }
     for (a, b), pair in tqdm(todo.items(), desc="matching", unit="pair", dynamic_ncols=True, disable=not todo):
         positions = positions_of(found, pair)
-        here = dense_data.grid(pair.size_a).reshape(pair.size_a[1], pair.size_a[0], 2)
+        here = dense_pairs.grid(pair.size_a).reshape(pair.size_a[1], pair.size_a[0], 2)
         known = np.isfinite(positions).all(-1)
         write_flo(transfers.flow_path(folder, a, b), np.where(known[..., None], positions - here, 0), known)
     return folder
 
 
 def _identity(found: DenseSet, pair: DensePair) -> np.ndarray:
-    xy = (dense_data.grid(pair.size_a) + 0.5) * (np.array(pair.size_b) / pair.size_a) - 0.5
+    xy = (dense_pairs.grid(pair.size_a) + 0.5) * (np.array(pair.size_b) / pair.size_a) - 0.5
     return xy.reshape(pair.size_a[1], pair.size_a[0], 2)
 
 
@@ -186,7 +186,7 @@ def draw(found: DenseSet, folder: Path, out: Path, count: int) -> None:
         xy_a, xy_b = pair.truth()
         picked = np.random.default_rng(0).permutation(len(xy_a))[:CIRCLES]
         error = np.linalg.norm(xy_a[picked] + transfers.sample(flow, xy_a[picked]) - xy_b[picked], axis=1)
-        positions = flow + dense_data.grid(pair.size_a).reshape(flow.shape)
+        positions = flow + dense_pairs.grid(pair.size_a).reshape(flow.shape)
         picture = figures.error_circles(figures.warp(found.load(pair.b), positions), xy_a[picked], error)
         with atomic(out / f"{transfers.arrow(pair.a, pair.b)}.png") as temporary:
             Image.fromarray(picture).save(temporary)

@@ -15,9 +15,9 @@ from jaxdesc.config import option
 from jaxdesc.datasets.cameras import Pose, angle_deg, centre
 from jaxdesc.evals import Protocol, features
 from jaxdesc.evals.matched import Lazy, Matched, MatchedOptions, matched
+from jaxdesc.evals.queries import Scene, pose_lines, read
 from jaxdesc.evals.registration import absolute_pose, keypoints_to_points, quiet, write_model
 from jaxdesc.evals.result import Curve, Result
-from jaxdesc.evals.scenes import Scene, pose_lines, read
 from jaxdesc.store import colmap
 from jaxdesc.store.files import atomic
 

@@ -12,8 +12,14 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from jaxdesc.data.builders import pairs, photos, posed, semantic
-from jaxdesc.data.kinds import HomographyPairs, KeypointPairs, PosedPairs, UnlabelledPairs
+from jaxdesc.data.builders import base, pairs, photos, posed, semantic
+from jaxdesc.data.kinds import (
+    DataConfig,
+    HomographyPairs,
+    KeypointPairs,
+    PosedPairs,
+    UnlabelledPairs,
+)
 from jaxdesc.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -152,6 +158,7 @@ def test_every_registered_dataset_has_a_card(tmp_path):
 
 def test_every_source_of_a_configuration_is_one_here():
     """But photographs as pairs with themselves, which are `jaxdesc_photos`, and what is refused."""
+    assert DataConfig().canvas_px == base.MAX_SIDE_PX
     for kind, builder in (
         (HomographyPairs, photos.Photos),
         (UnlabelledPairs, pairs.Pairs),

@@ -3,7 +3,7 @@
 import numpy as np
 from skimage.data import stereo_motorcycle
 
-from jaxdesc.datasets import dense, embedded
+from jaxdesc.datasets import dense_pairs, embedded
 from jaxdesc.images import read_rgb
 
 
@@ -13,7 +13,7 @@ def test_motorcycle_is_scikit_images():
     files = embedded.files(embedded.PAIR)
     for name, picture in zip(embedded.PAIR, (left, right), strict=True):
         np.testing.assert_array_equal(read_rgb(files[name]), picture)
-    found = dense.motorcycle()
+    found = dense_pairs.motorcycle()
     np.testing.assert_array_equal(found.load("right"), right)
     xy_a, xy_b = found.pairs[0].truth()
     rows = {tuple(a): b for a, b in zip(xy_a.astype(int).tolist(), xy_b.tolist(), strict=True)}

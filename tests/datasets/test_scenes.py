@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from jaxdesc.data.builders import colmap as builder
-from jaxdesc.datasets import colmap, scenes
-from jaxdesc.evals import scenes as protocol
+from jaxdesc.datasets import scenes
+from jaxdesc.datasets.colmap_models import files_of
+from jaxdesc.evals import queries
 from jaxdesc.types import UserError
 from tests.data.test_posed import HEIGHT, WIDTH, World
 from tests.evals.posed_scene import write_cameras
@@ -33,7 +34,7 @@ def test_every_layout_is_read_by_training_and_by_scoring(tmp_path, images, model
     made.write_text(folder / model)
     opened = builder.open_posed(str(folder), 96, str(tmp_path / "cache"))
     assert len(opened.images) == 4 and len(opened.train) + len(opened.validation) == 6
-    scene = protocol.held_out(folder, 2)
+    scene = queries.held_out(folder, 2)
     assert scene.images == folder / images and all((scene.images / n).is_file() for n in made.names)
     for name, (R, t) in zip(made.names, made.poses, strict=True):
         found = {**scene.poses, **scene.truth}[name]
@@ -118,7 +119,7 @@ def test_cameras_that_cannot_be_read(tmp_path):
 
 def test_a_model_needs_its_three_files(tmp_path):
     world().write_text(tmp_path / "sparse")
-    assert {file.name for file in colmap.files_of(tmp_path / "sparse")} == {
+    assert {file.name for file in files_of(tmp_path / "sparse")} == {
         "cameras.txt",
         "images.txt",
         "points3D.txt",

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from jaxdesc import figures
-from jaxdesc.datasets import dense as dense_data
-from jaxdesc.datasets.dense import DensePair
+from jaxdesc.datasets import dense_pairs
+from jaxdesc.datasets.dense_pairs import DensePair
 from jaxdesc.evals import dense
 from jaxdesc.evals.transfers import flow_path
 from jaxdesc.store.flow import read_flo, write_flo, write_kitti
@@ -115,12 +115,12 @@ def test_eth3d_files_that_are_wrong(eth3d):
     ):
         path.write_bytes(pickle.dumps(content))
         with pytest.raises(UserError, match=sentence):
-            dense_data.eth3d(root, False)
+            dense_pairs.eth3d(root, False)
     path.write_bytes(b"\x80")
     with pytest.raises(UserError, match="cannot be read"):
-        dense_data.eth3d(root, False)
+        dense_pairs.eth3d(root, False)
     with pytest.raises(UserError, match="holds no info_ETH3D_files"):
-        dense_data.eth3d(root / "flow", False)
+        dense_pairs.eth3d(root / "flow", False)
 
 
 @pytest.fixture
@@ -168,10 +168,10 @@ def test_views_of_hpatches_by_identity(views, square):
 
 
 def test_motorcycle_needs_no_data(tmp_path):
-    left = dense_data.motorcycle().pairs[0]
+    left = dense_pairs.motorcycle().pairs[0]
     xy_a, xy_b = left.truth()
     assert left.size_a == (741, 500) and 0.9 < len(xy_a) / (741 * 500) < 1 and (xy_a[:, 1] == xy_b[:, 1]).all()
-    images = [dense_data.motorcycle().load(name).astype(float) for name in ("left", "right")]
+    images = [dense_pairs.motorcycle().load(name).astype(float) for name in ("left", "right")]
     picked = np.random.default_rng(0).choice(len(xy_a), 2000)
     (x, y), (u, _) = np.rint(xy_a[picked]).astype(int).T, np.rint(xy_b[picked]).astype(int).T
     inside = (u >= 0) & (u < 741)
@@ -204,7 +204,7 @@ def test_kitti(tmp_path):
     assert found.values["AEPE [px]"] == pytest.approx(np.mean([e.mean() for e, _ in counts]), rel=1e-5)
     assert found.values["Fl"] == pytest.approx(np.concatenate([f for _, f in counts]).mean()) and 0.1 < found.values["Fl"] < 0.9
     with pytest.raises(UserError, match="flow_occ"):
-        dense_data.kitti(tmp_path / "flow")
+        dense_pairs.kitti(tmp_path / "flow")
 
 
 def test_tss_both_directions(tmp_path):

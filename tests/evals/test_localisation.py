@@ -9,7 +9,7 @@ from scipy.spatial.transform import Rotation
 
 from jaxdesc.datasets.cameras import Pose
 from jaxdesc.datasets.scenes import read_cameras
-from jaxdesc.evals import localisation, matched, registration, scenes
+from jaxdesc.evals import localisation, matched, queries, registration
 from jaxdesc.store import colmap
 from jaxdesc.types import UserError
 from tests.evals import posed_scene
@@ -74,8 +74,8 @@ def test_a_scene_of_arbitrary_scale_tells_no_metres(tmp_path):
     assert set(read) == set(place.cameras)
     np.testing.assert_allclose(read["4.png"].K, posed_scene.K)
     (tmp_path / "pairs.txt").write_text("0.png 1.png\n2.png 0.png\n2.png 1.png\n4.png 0.png\n1.png 3.png\n3.png 7.png\n")
-    scene = scenes.read(tmp_path, 4)
-    assert scene.queries == ["3.png", "7.png"] and not scene.metric and scenes.read(tmp_path, 4, metric=True).metric
+    scene = queries.read(tmp_path, 4)
+    assert scene.queries == ["3.png", "7.png"] and not scene.metric and queries.read(tmp_path, 4, metric=True).metric
     assert scene.map_pairs == [("0.png", "1.png"), ("2.png", "0.png"), ("2.png", "1.png"), ("4.png", "0.png")]
     assert scene.query_pairs == [("3.png", "1.png")], "a query against a query says nothing"
     assert len({camera.camera_id for camera in scene.cameras.values()}) == 1
@@ -163,7 +163,7 @@ def aachen(folder, place, model=False):
 def test_aachen_from_the_folder_to_the_submission(tmp_path):
     place = posed_scene.make()
     name_of, renamed = aachen(tmp_path, place)
-    scene = scenes.read(tmp_path, 5)
+    scene = queries.read(tmp_path, 5)
     assert scene.queries == ["query/night/x/3.png", "query/night/x/6.png"] and len(scene.poses) == 6 and scene.truth == {} and scene.metric
     assert len(scene.map_pairs) == 15 and len(scene.query_pairs) == 12 and all(q in scene.queries for q, _ in scene.query_pairs)
     assert scene.cameras["query/night/x/3.png"].model_name == "PINHOLE", "the list of queries decides"
@@ -180,14 +180,14 @@ def test_aachen_from_the_folder_to_the_submission(tmp_path):
         np.testing.assert_allclose(t, place.cameras[name].t, atol=1e-3)
     shutil.rmtree(tmp_path / "3D-models")
     with pytest.raises(UserError, match=r"holds neither a COLMAP model nor an \.nvm"):
-        scenes.read(tmp_path, 5)
+        queries.read(tmp_path, 5)
     assert name_of["0.png"] == "db/0.png"
 
 
 def test_aachen_with_a_colmap_model_and_parts_missing(tmp_path):
     place = posed_scene.make(count=3)
     aachen(tmp_path, place, model=True)
-    scene = scenes.read(tmp_path, 5)
+    scene = queries.read(tmp_path, 5)
     np.testing.assert_allclose(scene.poses["db/2.png"].t, place.cameras["2.png"].t, atol=1e-12)
     path = tmp_path / "queries" / "night_time_queries_with_intrinsics.txt"
     kept = path.read_text()
@@ -199,27 +199,27 @@ def test_aachen_with_a_colmap_model_and_parts_missing(tmp_path):
     ):
         path.write_text(text)
         with pytest.raises(UserError, match=message):
-            scenes.read(tmp_path, 5)
+            queries.read(tmp_path, 5)
     path.unlink()
     with pytest.raises(UserError, match=r"holds no \*_with_intrinsics\.txt"):
-        scenes.read(tmp_path, 5)
+        queries.read(tmp_path, 5)
     path.write_text(kept)
     (tmp_path / "database.db").write_bytes(b"nothing")
     with pytest.raises(UserError, match=r"database\.db is no COLMAP database"):
-        scenes.read(tmp_path, 5)
+        queries.read(tmp_path, 5)
     (tmp_path / "database.db").unlink()
     with pytest.raises(UserError, match=r"There is no database .*database\.db"):
-        scenes.read(tmp_path, 5)
+        queries.read(tmp_path, 5)
 
 
 def test_names_of_a_submission_stay_apart():
     pose = Pose(np.eye(3), np.array([1.0, 2, 3]))
-    assert scenes.pose_lines({"a/x.png": pose}) == "x.png 1 0 0 0 1 2 3\n"
-    assert [line.split()[0] for line in scenes.pose_lines({"a/x.png": pose, "b/x.png": pose}).splitlines()] == ["a/x.png", "b/x.png"]
+    assert queries.pose_lines({"a/x.png": pose}) == "x.png 1 0 0 0 1 2 3\n"
+    assert [line.split()[0] for line in queries.pose_lines({"a/x.png": pose, "b/x.png": pose}).splitlines()] == ["a/x.png", "b/x.png"]
 
 
 def test_a_missing_pycolmap_is_one_sentence(tmp_path, monkeypatch):
     posed_scene.write_cameras(tmp_path, posed_scene.make(count=3).cameras)
     monkeypatch.setitem(sys.modules, "pycolmap", None)
     with pytest.raises(UserError, match=r"pip install jaxdesc\[colmap\]"):
-        scenes.read(tmp_path, 5)
+        queries.read(tmp_path, 5)

@@ -1,8 +1,11 @@
-"""What the datasets share: photographs encoded and stored once, and how a prepared dataset is named, written, found again and reported.
+"""What the datasets share: photographs encoded and stored once, and how a prepared
+dataset is named, written, found again and reported.
 
-A dataset is prepared by tfds into `<cache>/<label>-<digest>/<builder>/<version>/` as array_record files. The digest covers the names, sizes
-and modification times of all files that it is made of, its options and this module's VERSION: a changed folder is prepared anew, an unchanged one
-opens at once. tfds writes to a temporary folder that it renames at the end, so what a killed preparation leaves is never taken for complete.
+A dataset is prepared by tfds into `<cache>/<label>-<digest>/<builder>/<version>/` as
+array_record files. The digest covers the names, sizes and modification times of all
+files that it is made of, its options and this module's VERSION: a changed folder is
+prepared anew, an unchanged one opens at once. tfds writes to a temporary folder that it
+renames at the end, so what a killed preparation leaves is never taken for complete.
 
 Every builder is registered as `jaxdesc_<builder>`, with one argument more than tfds's own:
 
@@ -74,7 +77,8 @@ class LocalBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """A dataset made of files that lie here: nothing is ever downloaded.
 
     Args:
-      source: `kind:PATH` of `SOURCES`, as in a configuration; or what one of these made of it.
+      source: `kind:PATH` of `SOURCES`, as in a configuration; or what one of these made
+        of it.
       max_side_px: longer side of the stored photographs.
       data_dir: where prepared datasets lie, each in a folder `<label>-<digest>` of its own; None:
         see `cache_folder`.
@@ -83,7 +87,8 @@ class LocalBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """
 
     VERSION = tfds.core.Version(VERSION)
-    url_infos = None  # no checksums of downloads; looking for them needs a package that tfds does not declare
+    # No checksums of downloads: looking for them needs a package that tfds does not declare.
+    url_infos = None
     ABOUT: ClassVar[str]  # first part of the card: what an example is
     SOURCES: ClassVar[Mapping[str, Callable[[str, int], Source]]]  # kind -> of (path, max_side_px)
 
@@ -118,7 +123,8 @@ class LocalBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         return ()
 
     def download_and_prepare(self, **kwargs: Any) -> None:
-        """tfds's, of `needs` first; processes that prepare one dataset wait for one another.
+        """tfds's, of `needs` first; processes that prepare one dataset wait for one
+        another.
 
         Raises:
           UserError: the files are at fault.
@@ -214,14 +220,17 @@ class PhotoBuilder(LocalBuilder, skip_registration=True):
                 )
         if len(skipped) > MAX_UNREADABLE * len(names):
             raise UserError(
-                f"{len(skipped)} of {len(names)} images of {self.label} cannot be used, more than {MAX_UNREADABLE:.0%}, so mend or remove them: "
+                f"{len(skipped)} of {len(names)} images of {self.label} cannot be used, more than "
+                f"{MAX_UNREADABLE:.0%}, so mend or remove them: "
                 f"{told(skipped)}."
             )
         self.info.metadata["skipped"] = skipped
 
 
 def in_threads(function, items: Sequence) -> Iterable:
-    """map(function, items), in order, on all cores, without running far ahead of the reader."""
+    """map(function, items), in order, on all cores, without running far ahead of the
+    reader.
+    """
     cores = os.cpu_count() or 1
     return (
         grain.MapDataset.source(items)
@@ -241,7 +250,9 @@ def progress(items: Iterable, total: int, what: str) -> Iterable:
 
 
 def dataset_name(label: str, files: Mapping[str, Path], *options: Any) -> str:
-    """`<label>-<digest>`: the digest changes with any name, size or modification time of `files` and with any option."""
+    """`<label>-<digest>`: the digest changes with any name, size or modification time
+    of `files` and with any option.
+    """
     digest = hashlib.sha256(json.dumps([VERSION, *map(str, options)]).encode())
     for name, path in files.items():
         try:
@@ -264,7 +275,8 @@ def prepared(
       cache: see `cache_folder`.
 
     Raises:
-      UserError: if the images are at fault (see the builders), or if the cache cannot be written.
+      UserError: if the images are at fault (see the builders), or if the cache cannot
+        be written.
     """
     try:
         builder = builder_class(source=source, max_side_px=max_side_px, data_dir=cache)
@@ -284,7 +296,8 @@ def prepared(
         why = full if full in str(error) else error.strerror or error
         place = cache_folder(cache) / source.name
         raise UserError(
-            f"The prepared dataset cannot be written to {place} ({why}): set config.data.cache to a folder with room."
+            f"The prepared dataset cannot be written to {place} ({why}): set config.data.cache to "
+            "a folder with room."
         ) from error
 
 

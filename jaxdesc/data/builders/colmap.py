@@ -1,6 +1,8 @@
-"""Posed images: a scene as `jaxdesc.datasets.scenes` reads it, or a folder of such folders.
+"""Posed images: a scene as `jaxdesc.datasets.scenes` reads it, or a folder of such
+folders.
 
-Without `pairs.txt` all pairs are taken that see MIN_COMMON points in common, or, without points, all that look towards a common part.
+Without `pairs.txt` all pairs are taken that see MIN_COMMON points in common, or,
+without points, all that look towards a common part.
 """
 
 import functools
@@ -15,36 +17,41 @@ from scipy import sparse
 from jaxdesc.data.builders import base, pairs, posed
 from jaxdesc.datasets import scenes
 from jaxdesc.datasets.cameras import Camera, Model
-from jaxdesc.datasets.colmap import files_of
+from jaxdesc.datasets.colmap_models import files_of
 from jaxdesc.datasets.folders import find_images
 from jaxdesc.datasets.pairs import read_listing
 from jaxdesc.errors import UserError
 
-MIN_COMMON = (
-    30  # points that two views of a pair must see, where no list says which belong together
-)
+# points that two views of a pair must see, where no list says which belong together
+MIN_COMMON = 30
 
 
 def open_posed(path: str, max_side_px: int, cache: str) -> posed.PosedSet:
     """The posed pairs of the folder `path`, prepared if they are not yet.
 
     Raises:
-      UserError: as `folder`; a model or a list is wrong, an image is missing, no pair can be used, or as `base.prepared`.
+      UserError: as `folder`; a model or a list is wrong, an image is missing, no pair
+        can be used, or as `base.prepared`.
     """
     return posed.prepare(folder(path, max_side_px), max_side_px, cache)
 
 
 def folder(path: str, max_side_px: int) -> base.Source:
-    """The scenes of the folder `path`; raises UserError if there is no such folder or no scene in it."""
+    """The scenes of the folder `path`; raises UserError if there is no such folder or
+    no scene in it.
+    """
     root = pairs.existing_folder(path)
     folders = (
         [root]
         if scenes.camera_file(root)
-        else sorted(folder for folder in root.iterdir() if folder.is_dir() and scenes.is_scene(folder))
+        else sorted(
+            folder for folder in root.iterdir() if folder.is_dir() and scenes.is_scene(folder)
+        )
     )
     if not folders:
         raise UserError(
-            f"{root} has neither images/ with a COLMAP model in sparse/ or a cameras.json, nor has any folder in it."
+            f"{root} has neither images/ with a COLMAP model in sparse/ or a cameras.json, nor "
+            "has any folder in it."
         )
     return source_of(root, folders, max_side_px, base.own_files(root), partial=False)
 
@@ -55,7 +62,9 @@ posed.SOURCES["colmap"] = folder
 def source_of(
     root: Path, folders: list[Path], max_side_px: int, card: base.Card, partial: bool
 ) -> base.Source:
-    """Several scene folders below `root`; `partial`: images that a model lists may be missing."""
+    """Several scene folders below `root`; `partial`: images that a model lists may be
+    missing.
+    """
     files = {}
     for folder in folders:
         known, images = scenes.camera_file(folder), scenes.image_folder(folder)
@@ -79,10 +88,12 @@ def read_scene(root: Path, folder: Path, partial: bool) -> posed.Scene:
 def scene_of(
     root: Path, model: Model, images: Path, list_file: Path, where: Path, partial: bool
 ) -> posed.Scene:
-    """A scene of the cameras that have an image in `images`, with the pairs of `list_file` if that exists.
+    """A scene of the cameras that have an image in `images`, with the pairs of
+    `list_file` if that exists.
 
     Raises:
-      UserError: if an image is missing and `partial` is not set, if none is there, if the list is wrong, or as `in_front`.
+      UserError: if an image is missing and `partial` is not set, if none is there, if
+        the list is wrong, or as `in_front`.
     """
     files, seen = {}, {}
     for name, camera in model.cameras.items():
@@ -127,14 +138,16 @@ def in_front(camera: Camera, points: Mapping[int, np.ndarray], what: str) -> Cam
     """The camera without the points that it cannot see, because they lie behind it.
 
     Raises:
-      UserError: beginning with `what`, if these are the most: then it is the pose that is wrong.
+      UserError: beginning with `what`, if these are the most: then it is the pose that
+        is wrong.
     """
     if not len(camera.point) or not points:
         return camera
     front = np.array([points[int(p)] for p in camera.point]) @ camera.R[2] + camera.t[2] > 0
     if 2 * front.sum() < len(front):
         raise UserError(
-            f"{what} sees {len(front)} points, of which {len(front) - front.sum()} lie behind its camera: poses must be x_cam = R X + t."
+            f"{what} sees {len(front)} points, of which {len(front) - front.sum()} lie behind its "
+            "camera: poses must be x_cam = R X + t."
         )
     return camera._replace(xy_px=camera.xy_px[front], point=camera.point[front])
 
@@ -157,7 +170,9 @@ def covisible(seen: Mapping[str, Camera]) -> list[posed.Pair]:
 
 
 def depths(seen: Iterable[Camera], points: Mapping[int, np.ndarray]) -> np.ndarray:
-    """(N,) depths at which cameras see points of the model, each camera's one after the other."""
+    """(N,) depths at which cameras see points of the model, each camera's one after the
+    other.
+    """
     found = [
         np.array([points[int(p)] for p in camera.point]) @ camera.R[2] + camera.t[2]
         for camera in seen

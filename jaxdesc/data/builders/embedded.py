@@ -1,4 +1,6 @@
-"""The photographs inside scikit-image's wheel: training, tests and examples work without a download."""
+"""The photographs inside scikit-image's wheel: training, tests and examples work
+without a download.
+"""
 
 import functools
 from collections.abc import Mapping
@@ -50,7 +52,9 @@ CARD = base.Card(
 
 
 def photo_source(path: str, max_side_px: int) -> base.Source:
-    """The embedded photographs, held out by hand; raises UserError if `path` is not empty."""
+    """The embedded photographs, held out by hand; raises UserError if `path` is not
+    empty.
+    """
     found = photos.Photographs(_files(path, VALIDATION + TRAIN), len(VALIDATION))
     return photos.source_of("embedded", found, "embedded", max_side_px, CARD)
 
@@ -62,7 +66,9 @@ def pair_source(path: str, max_side_px: int) -> base.Source:
 
 
 def posed_source(path: str, max_side_px: int) -> base.Source:
-    """The one embedded pair with its calibration; raises UserError if `path` is not empty."""
+    """The one embedded pair with its calibration; raises UserError if `path` is not
+    empty.
+    """
     files = _files(path, (*PAIR, DISPARITY))
     scenes = [functools.partial(_motorcycle, files)]
     return posed.source_of("embedded_posed", scenes, files, "embedded", max_side_px, CARD)
@@ -89,12 +95,16 @@ def open_posed(path: str, max_side_px: int, cache: str) -> posed.PosedSet:
 
 
 def textures() -> dict[str, Path]:
-    """The photographs that rendered scenes are papered with: those of TRAIN, but for two that are smooth nearly everywhere."""
+    """The photographs that rendered scenes are papered with: those of TRAIN, but for
+    two that are smooth nearly everywhere.
+    """
     return _files("", tuple(name for name in TRAIN if name not in ("moon.png", "retina.jpg")))
 
 
 def _motorcycle(files: Mapping[str, Path]) -> posed.Scene:
-    """The stereo pair: known matches are SIFT's keypoints moved by the disparity; those of the right image are looked up through the left one's."""
+    """The stereo pair: known matches are SIFT's keypoints moved by the disparity; those
+    of the right image are looked up through the left one's.
+    """
     pictures = {name: read_rgb(files[name]) for name in PAIR}
     height, width = pictures[PAIR[0]].shape[:2]
     cameras = {}
@@ -128,7 +138,9 @@ def _motorcycle(files: Mapping[str, Path]) -> posed.Scene:
 
 
 def _moved(xy: np.ndarray, disparity: np.ndarray) -> np.ndarray:
-    """x in the right image of points of the left one, (N,), by the nearest pixel's disparity; not finite where that is unknown."""
+    """x in the right image of points of the left one, (N,), by the nearest pixel's
+    disparity; not finite where that is unknown.
+    """
     row, column = (
         np.clip(np.rint(xy[:, axis]).astype(int), 0, disparity.shape[1 - axis] - 1)
         for axis in (1, 0)
@@ -137,7 +149,9 @@ def _moved(xy: np.ndarray, disparity: np.ndarray) -> np.ndarray:
 
 
 def _moved_back(xy: np.ndarray, disparity: np.ndarray) -> np.ndarray:
-    """x in the left image of points of the right one, (N,): of the row's pixels that come within a pixel of the point, the nearest to the camera."""
+    """x in the left image of points of the right one, (N,): of the row's pixels that
+    come within a pixel of the point, the nearest to the camera.
+    """
     columns = np.arange(disparity.shape[1])
     found = np.full(len(xy), np.nan)
     for i, (x, y) in enumerate(xy):
@@ -151,6 +165,7 @@ def _moved_back(xy: np.ndarray, disparity: np.ndarray) -> np.ndarray:
 def _files(path: str, names: tuple[str, ...]) -> dict[str, Path]:
     if path:
         raise UserError(
-            f"The source embedded:{path} is no folder: write embedded alone, or photos:{path} or pairs:{path} for your own images."
+            f"The source embedded:{path} is no folder: write embedded alone, or photos:{path} or "
+            f"pairs:{path} for your own images."
         )
     return files_of(names)

@@ -1,9 +1,12 @@
 """MegaDepth in the two forms in which posed images of it are handed out.
 
-    <folder>/<scene>/dense*/aligned/{img_cam.txt,pairs.txt,images/}    the release of CAPS: cameras and pairs as text, no points
-    <folder>/<scene>[/dense*]/{images|imgs}/ and sparse/ or sparse-txt/    undistorted reconstructions (MegaDepth's own, or D2-Net's): COLMAP models
+    <folder>/<scene>/dense*/aligned/{img_cam.txt,pairs.txt,images/}
+        the release of CAPS: cameras and pairs as text, no points
+    <folder>/<scene>[/dense*]/{images|imgs}/ and sparse/ or sparse-txt/
+        undistorted reconstructions (MegaDepth's own, or D2-Net's): COLMAP models
 
-Pairs of the second form are those that see enough common points, see `colmap`; images that a model lists but the download lacks are passed over.
+Pairs of the second form are those that see enough common points, see `colmap`; images
+that a model lists but the download lacks are passed over.
 Source: Li and Snavely, CVPR 2018; CAPS, section 4.
 """
 
@@ -37,7 +40,9 @@ def open_posed(path: str, max_side_px: int, cache: str) -> posed.PosedSet:
 
 
 def folder(path: str, max_side_px: int) -> base.Source:
-    """The scenes of MegaDepth in the folder `path`; raises UserError if it is not MegaDepth."""
+    """The scenes of MegaDepth in the folder `path`; raises UserError if it is not
+    MegaDepth.
+    """
     root = pairs.existing_folder(path)
     aligned = sorted(file.parent for file in root.glob("*/dense*/aligned/img_cam.txt"))
     if aligned:
@@ -50,7 +55,8 @@ def folder(path: str, max_side_px: int) -> base.Source:
     )
     if not folders:
         raise UserError(
-            f"{root} is not MegaDepth: it has neither <scene>/dense*/aligned/img_cam.txt nor <scene>/images with a COLMAP model in <scene>/sparse."
+            f"{root} is not MegaDepth: it has neither <scene>/dense*/aligned/img_cam.txt nor "
+            "<scene>/images with a COLMAP model in <scene>/sparse."
         )
     return colmap.source_of(root, folders, max_side_px, CARD, partial=True)
 

@@ -1,12 +1,14 @@
-"""Pairs of photographs of one place, unlabelled: a folder with `pairs.txt`, see `jaxdesc.datasets.pairs`.
+"""Pairs of photographs of one place, unlabelled: a folder with `pairs.txt`, see
+`jaxdesc.datasets.pairs`.
 
-    <folder>/corres/<stem1>_<stem2>.npy optional: (N, 4) rows [x1, y1, x2, y2] or (N, 6+)
+    <folder>/corres/<stem1>_<stem2>.npy optional: (N, 4) rows [x1, y1, x2, y2] or (N,
+    6+)
         rows [x1, y1, x2, y2, score, code] in pixels of the original, upright images
 
 Pairs without such a file are aligned by SIFT and RANSAC when the dataset is prepared
-(`jaxdesc.data.align`). Where no code says how image 2 is scaled and turned, neighbouring
-correspondences do. A folder without `pairs.txt` whose sub-folders have one is the set of
-them all.
+(`jaxdesc.data.align`). Where no code says how image 2 is scaled and turned,
+neighbouring correspondences do. A folder without `pairs.txt` whose sub-folders have one
+is the set of them all.
 """
 
 import functools
@@ -42,7 +44,9 @@ class PairSet(NamedTuple):
 
 
 class Correspondences(NamedTuple):
-    """K correspondences of two stored images, and how image 2 shows what is around them."""
+    """K correspondences of two stored images, and how image 2 shows what is around
+    them.
+    """
 
     xy12_px: np.ndarray  # (K, 4) float32 [x1, y1, x2, y2]
     log2_scale_1to2: np.ndarray  # (K,) float32: of the local change of length
@@ -65,7 +69,9 @@ class PairImages(base.PhotoBuilder):
 
 
 class Pairs(base.LocalBuilder):
-    """Indices into PairImages and correspondences; split `pairs`. Metadata: dropped, {why: count}."""
+    """Indices into PairImages and correspondences; split `pairs`. Metadata: dropped,
+    {why: count}.
+    """
 
     VERSION = tfds.core.Version("1.1.0")  # 1.0.0 had no scale and no turns
     name = "jaxdesc_pairs"
@@ -101,7 +107,9 @@ class Pairs(base.LocalBuilder):
         return {"pairs": self._generate_examples()}
 
     def _generate_examples(self):
-        """The pairs with enough correspondences; raises UserError if there is none, or for a file of correspondences that is no such thing."""
+        """The pairs with enough correspondences; raises UserError if there is none, or
+        for a file of correspondences that is no such thing.
+        """
         listing = self.contents
         images = self.images.as_data_source("images")
         names = self.images.as_data_source("images", decoders={"image": tfds.decode.SkipDecoding()})
@@ -134,7 +142,8 @@ class Pairs(base.LocalBuilder):
             kept += 1
         if not kept:
             raise UserError(
-                f"None of the {len(listing.pairs)} pairs of {listing.label} can be used: {_counts(dropped)}."
+                f"None of the {len(listing.pairs)} pairs of {listing.label} can be used: "
+                f"{_counts(dropped)}."
             )
         self.info.metadata["dropped"] = dict(dropped)
 
@@ -143,7 +152,8 @@ def folder(path: str, max_side_px: int) -> base.Source:
     """The pairs of the folder `path`, or of its sub-folders.
 
     Raises:
-      UserError: if the folder or `pairs.txt` is missing, or a line is not two names of existing images.
+      UserError: if the folder or `pairs.txt` is missing, or a line is not two names of
+        existing images.
     """
     root = existing_folder(path)
     return source_of(read_folder(root), str(root), max_side_px, base.own_files(root))
@@ -156,17 +166,20 @@ def open_pairs(path: str, max_side_px: int, cache: str) -> PairSet:
     """The pairs of the folder `path`, prepared if they are not yet.
 
     Raises:
-      UserError: as `folder`, if more than 5 % of the images cannot be used, no pair can be, a file of correspondences is malformed, or the cache
-        cannot be written.
+      UserError: as `folder`, if more than 5 % of the images cannot be used, no pair can
+        be, a file of correspondences is malformed, or the cache cannot be written.
     """
     return prepare(folder(path, max_side_px), max_side_px, cache)
 
 
 def existing_folder(path: str) -> Path:
-    """The folder of a source; raises UserError if it is none, or if none is named, as in the published recipes, to which data has to be brought."""
+    """The folder of a source; raises UserError if it is none, or if none is named, as
+    in the published recipes, to which data has to be brought.
+    """
     if not path:
         raise UserError(
-            "A source of config.data names no folder: write it as kind:FOLDER, such as colmap:MY_SCENE."
+            "A source of config.data names no folder: write it as kind:FOLDER, such as "
+            "colmap:MY_SCENE."
         )
     root = Path(path).expanduser()
     if not root.is_dir():
@@ -184,8 +197,8 @@ def without_codes(xy12: np.ndarray) -> Correspondences:
 def read_code(code: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """log2 scale and quarter turns (clockwise as seen) of image 2 in PUMP's codes (K,).
 
-    See `ops.matching.encode_pose`. An odd multiple of 45 degrees goes to the nearest half turn,
-    so that codes that mirror one another get turns that do.
+    See `ops.matching.encode_pose`. An odd multiple of 45 degrees goes to the nearest
+    half turn, so that codes that mirror one another get turns that do.
     """
     scale, rotation_deg = decode_pose(code)
     return np.log2(scale), np.rint(rotation_deg / 90) % 4
@@ -213,7 +226,8 @@ def read_correspondences(
         or not np.isfinite(rows[:, :4]).all()
     ):
         raise UserError(
-            f"{file} holds {rows.dtype} of shape {rows.shape} where rows of finite numbers x1 y1 x2 y2 belong."
+            f"{file} holds {rows.dtype} of shape {rows.shape} where rows of finite numbers x1 y1 "
+            "x2 y2 belong."
         )
     stored = [fit(hw, max_side_px) for hw in original_hws]
     xy12 = np.concatenate(

@@ -14,7 +14,9 @@ VALIDATION_SHARE, MAX_VALIDATION = 0.05, 32
 
 
 class PhotoSet(NamedTuple):
-    """Photographs to read: sequences of {"image": (H, W, 3) uint8, "name": bytes, "original_hw": (2,) int32}."""
+    """Photographs to read: sequences of {"image": (H, W, 3) uint8, "name": bytes,
+    "original_hw": (2,) int32}.
+    """
 
     train: Sequence[dict[str, Any]]
     validation: Sequence[dict[str, Any]]  # held out
@@ -32,7 +34,9 @@ SOURCES: dict[str, Callable[[str, int], base.Source]] = {}
 
 
 class Photos(base.PhotoBuilder):
-    """Splits `validation`, the first `held_out` readable files, and `train`, the others; a single file is in both."""
+    """Splits `validation`, the first `held_out` readable files, and `train`, the
+    others; a single file is in both.
+    """
 
     name = "jaxdesc_photos"
     SOURCES = SOURCES
@@ -46,9 +50,8 @@ class Photos(base.PhotoBuilder):
                 "validation": self._generate_examples(names),
                 "train": self._generate_examples(names),
             }
-        examples = self._generate_examples(
-            names
-        )  # one pass through the files: tfds runs the splits in this order
+        # one pass through the files: tfds runs the splits in this order
+        examples = self._generate_examples(names)
         return {"validation": itertools.islice(examples, self.contents.held_out), "train": examples}
 
 
@@ -81,7 +84,8 @@ def open_photos(path: str, max_side_px: int, cache: str) -> PhotoSet:
     """All images below the folder `path`, prepared if they are not yet.
 
     Raises:
-      UserError: as `folder`, if more than 5 % of its images cannot be used, or if the cache cannot be written.
+      UserError: as `folder`, if more than 5 % of its images cannot be used, or if the
+        cache cannot be written.
     """
     return prepare(folder(path, max_side_px), max_side_px, cache)
 

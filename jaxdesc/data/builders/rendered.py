@@ -1,7 +1,9 @@
-"""Posed pairs of places that do not exist: rooms with boxes and boards, papered with photographs, rendered when the dataset is prepared.
+"""Posed pairs of places that do not exist: rooms with boxes and boards, papered with
+photographs, rendered when the dataset is prepared.
 
-Everything about them is known exactly. SCENES rooms of VIEWS views each; textures are squares cut from scikit-image's photographs or from a folder's. A scene
-is a function of its number and of the textures. The geometry is ours: CAPS has no rendered data.
+Everything about them is known exactly. SCENES rooms of VIEWS views each; textures are
+squares cut from scikit-image's photographs or from a folder's. A scene is a function of
+its number and of the textures. The geometry is ours: CAPS has no rendered data.
 """
 
 import atexit
@@ -26,9 +28,8 @@ from jaxdesc.images import UnreadableImage, read_rgb
 from jaxdesc.matching.keypoints import sift
 
 SCENES, VIEWS = 24, 5
-HELD_OUT = (
-    12  # one room in so many is only for validation; where there are fewer rooms, some pairs are
-)
+# one room in so many is only for validation; where there are fewer rooms, some pairs are
+HELD_OUT = 12
 WIDTH_PX = 480  # of a picture, or the longest side asked for if that is less; 4:3
 TEXTURE_PX, TEXTURES = 512, 12  # side of a texture, and how many of them a scene has
 BOXES, BOARDS = 5, 4
@@ -44,10 +45,12 @@ _cast = jax.jit(
 
 
 def open_posed(path: str, max_side_px: int, cache: str) -> posed.PosedSet:
-    """Rendered scenes, with the photographs below the folder `path` on the walls, or with the embedded ones.
+    """Rendered scenes, with the photographs below the folder `path` on the walls, or
+    with the embedded ones.
 
     Raises:
-      UserError: as `images.find_images`, if no photograph can be read, or as `base.prepared`.
+      UserError: as `images.find_images`, if no photograph can be read, or as
+        `base.prepared`.
     """
     return prepare(*_textures(path), max_side_px, cache, SCENES, VIEWS)
 
@@ -63,7 +66,9 @@ def _textures(path: str) -> tuple[dict[str, Path], str]:
 def prepare(
     files: Mapping[str, Path], where: str, max_side_px: int, cache: str, scenes: int, views: int
 ) -> posed.PosedSet:
-    """The datasets of `scenes` scenes of `views` views each; the photographs `files` are their textures."""
+    """The datasets of `scenes` scenes of `views` views each; the photographs `files`
+    are their textures.
+    """
     with tempfile.TemporaryDirectory() as folder:  # of the pictures until they are stored
         source = source_of(files, where, max_side_px, Path(folder), scenes, views)
         return posed.prepare(source, max_side_px, cache)
@@ -93,7 +98,9 @@ def source_of(
 
 
 def rooms(path: str, max_side_px: int) -> base.Source:
-    """As `open_posed`, for a builder that may be prepared at any time until the process ends."""
+    """As `open_posed`, for a builder that may be prepared at any time until the process
+    ends.
+    """
     folder = tempfile.mkdtemp(prefix="jaxdesc-rendered-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return source_of(*_textures(path), max_side_px, Path(folder), SCENES, VIEWS)
@@ -120,9 +127,8 @@ def read_scene(
         )
         rgb = np.rint(np.asarray(picture) * 255).astype(np.uint8)
         name = f"scene{number:03}_view{view}.jpg"
-        Image.fromarray(rgb).save(
-            folder / name, quality=95, subsampling=0
-        )  # decoded four times as fast as PNG
+        # decoded four times as fast as PNG
+        Image.fromarray(rgb).save(folder / name, quality=95, subsampling=0)
         xy = sift(rgb, MOST_KEYPOINTS).xy_px.astype(np.float64)
         cameras[name] = Camera(hw[1], hw[0], K, R, t, xy, np.arange(len(xy)))
         pictures[name] = folder / name
@@ -150,7 +156,9 @@ def read_scene(
 
 
 def read_textures(files: Mapping[str, Path], rng: np.random.Generator) -> np.ndarray:
-    """(TEXTURES, C, C, 3) uint8: random squares of random photographs; raises UserError if none can be read."""
+    """(TEXTURES, C, C, 3) uint8: random squares of random photographs; raises UserError
+    if none can be read.
+    """
     squares, names = [], list(files)
     order = [names[i] for i in rng.permutation(len(names))]
     for name in order + order:  # a second square of each, where there are few
@@ -168,24 +176,27 @@ def read_textures(files: Mapping[str, Path], rng: np.random.Generator) -> np.nda
             break
     if not squares:
         raise UserError(
-            f"None of the {len(files)} photographs for the rendered scenes can be read: choose another folder."
+            f"None of the {len(files)} photographs for the rendered scenes can be read: choose "
+            "another folder."
         )
     return np.stack([squares[i % len(squares)] for i in range(TEXTURES)])
 
 
 def room(rng: np.random.Generator, textures: int) -> render.Rectangles:
-    """A room, BOXES boxes on its floor and BOARDS boards in the air; y points down, metres. The first six rectangles are the walls."""
+    """A room, BOXES boxes on its floor and BOARDS boards in the air; y points down,
+    metres. The first six rectangles are the walls.
+    """
     size = rng.uniform([6, 3, 6], [10, 4.5, 10])
     rows = [*_box(np.zeros(3), size, np.eye(3))]
     for _ in range(BOXES):
         extent = rng.uniform([0.4, 0.4, 0.4], [1.6, 2.2, 1.6])
-        place = np.array(
+        place = np.array(  # in the far half
             [
                 rng.uniform(-0.4, 0.4) * size[0],
                 (size[1] - extent[1]) / 2,
                 rng.uniform(0.0, 0.42) * size[2],
             ]
-        )  # in the far half
+        )
         rows += _box(
             place, extent, Rotation.from_euler("y", rng.uniform(0, 90), degrees=True).as_matrix()
         )
@@ -203,9 +214,8 @@ def room(rng: np.random.Generator, textures: int) -> render.Rectangles:
             )
         )
     origin, edge1, edge2 = (np.array(part, np.float32) for part in zip(*rows, strict=True))
-    share = rng.uniform(0.5, 0.95, (len(rows), 1)) * (
-        TEXTURE_PX - 16
-    )  # the coarsest copy has pixels of 8: nothing nearer to the edge is shown
+    # the coarsest copy has pixels of 8: nothing nearer to the edge is shown
+    share = rng.uniform(0.5, 0.95, (len(rows), 1)) * (TEXTURE_PX - 16)
     longest = np.maximum(np.linalg.norm(edge1, axis=1), np.linalg.norm(edge2, axis=1))
     window = share * np.stack(
         [np.linalg.norm(edge1, axis=1) / longest, np.linalg.norm(edge2, axis=1) / longest], 1
@@ -235,7 +245,9 @@ def _box(
 def walk(
     rng: np.random.Generator, rectangles: render.Rectangles, views: int, hw: tuple[int, int]
 ) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Cameras (K, R, t) in the near half of the room, scattered about one place and looking towards one point; each with a focal length of its own."""
+    """Cameras (K, R, t) in the near half of the room, scattered about one place and
+    looking towards one point; each with a focal length of its own.
+    """
     half = np.abs(rectangles.origin[:6]).max(0)
     target = rng.uniform([-0.3, -0.2, 0.1], [0.3, 0.3, 0.5]) * half
     home = rng.uniform([-0.4, -0.2, -0.8], [0.4, 0.2, -0.5]) * half
@@ -268,7 +280,9 @@ def shades(rng: np.random.Generator, rectangles: render.Rectangles) -> np.ndarra
 def visible(
     rectangles: render.Rectangles, cameras: Mapping[str, Camera], name1: str, name2: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Where view 2 sees what the keypoints of view 1 show: see `posed.Match`. A point is seen if it lies inside and nothing is before it."""
+    """Where view 2 sees what the keypoints of view 1 show: see `posed.Match`. A point
+    is seen if it lies inside and nothing is before it.
+    """
     one, two = cameras[name1], cameras[name2]
     inverse_depth, number = _met(rectangles, one, one.xy_px)
     with np.errstate(divide="ignore", invalid="ignore"):

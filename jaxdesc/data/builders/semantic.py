@@ -1,7 +1,9 @@
-"""Pairs with common keypoints: data sets of objects of one category, any folder of images with keypoint files, and photographs that are to be warped.
+"""Pairs with common keypoints: data sets of objects of one category, any folder of
+images with keypoint files, and photographs that are to be warped.
 
-Data sets are read by `jaxdesc.datasets.semantic` and stored as two aligned datasets: photographs, and pairs of them with the keypoints that both have and
-with masks of their objects, where there are any.
+Data sets are read by `jaxdesc.datasets.semantic` and stored as two aligned datasets:
+photographs, and pairs of them with the keypoints that both have and with masks of their
+objects, where there are any.
 """
 
 import functools
@@ -27,19 +29,22 @@ from jaxdesc.images import fit, rescale
 
 ANNOTATIONS = (".csv", ".txt", ".mat", ".json")
 STORED = "masks"  # what pairs are stored with since masks are read; part of the digest
-TOLERANCE_PX = 1.5  # beyond an image's edge, in pixels of the file: annotations that count from 1 may lie one pixel too far
+# beyond an image's edge, in pixels of the file: annotations that count from 1 may lie one
+# pixel too far
+TOLERANCE_PX = 1.5
 
 
 class SemanticSet(NamedTuple):
-    """Keypoint pairs to read: sequences of {"image1", "image2": (H, W, 3) uint8, "xy1_px", "xy2_px": (K, 2) float32, "flip", "warped": bool,
-    "mask1", "mask2": (H, W) bool or None}.
+    """Keypoint pairs to read: sequences of {"image1", "image2": (H, W, 3) uint8,
+    "xy1_px", "xy2_px": (K, 2) float32, "flip", "warped": bool, "mask1", "mask2": (H, W)
+    bool or None}.
 
-    With `warped` both images are the same, and the keypoints are left to `kinds.keypoints`. Pixels are those of the stored images."""
+    With `warped` both images are the same, and the keypoints are left to
+    `kinds.keypoints`. Pixels are those of the stored images."""
 
     train: Sequence[dict[str, Any]]
-    validation: Sequence[
-        dict[str, Any]
-    ]  # held out: no photograph of it is in `train`, unless the data set's own lists have it so
+    # held out: no photograph of it is in `train`, unless the data set's own lists have it so
+    validation: Sequence[dict[str, Any]]
     report: list[str]
     masked: bool = False  # whether any pair has masks
 
@@ -121,8 +126,9 @@ class SemanticImages(base.PhotoBuilder):
 
 
 class SemanticPairs(base.LocalBuilder):
-    """Indices into SemanticImages, common keypoints and masks as PNG, empty where a pair has none; splits `train` and `validation`. Metadata: dropped,
-    {why: count}; outside, a count of keypoints; masked, of pairs with masks."""
+    """Indices into SemanticImages, common keypoints and masks as PNG, empty where a
+    pair has none; splits `train` and `validation`. Metadata: dropped, {why: count};
+    outside, a count of keypoints; masked, of pairs with masks."""
 
     name = "jaxdesc_semantic_pairs"
     SOURCES = SOURCES
@@ -152,7 +158,9 @@ class SemanticPairs(base.LocalBuilder):
         return self._described(features, dropped={}, outside=0, masked=0)
 
     def _split_generators(self, dl_manager):
-        """Raises UserError if a split has no pair with common keypoints or masks, and as `ObjectMask.read`."""
+        """Raises UserError if a split has no pair with common keypoints or masks, and
+        as `ObjectMask.read`.
+        """
         del dl_manager
         listing = self.contents.listing()
         stored = self.images.as_data_source(
@@ -192,7 +200,8 @@ class SemanticPairs(base.LocalBuilder):
                     dropped["without common keypoints"] += 1
             if not kept:
                 raise UserError(
-                    f"None of the {len(pairs)} {split} pairs of {self.label} can be used: {counts(dropped) or 'there is none'}."
+                    f"None of the {len(pairs)} {split} pairs of {self.label} can be used: "
+                    f"{counts(dropped) or 'there is none'}."
                 )
             splits[split] = self._generate_examples(kept)
         self.info.metadata.update(dropped=dict(dropped), outside=outside, masked=masked)
@@ -207,7 +216,9 @@ class SemanticPairs(base.LocalBuilder):
 def common_keypoints(
     pair: SemanticPair, index: Mapping[str, tuple[int, tuple[int, int]]], max_side_px: int
 ) -> tuple[dict[str, Any], int]:
-    """A row of SemanticPairs, and how many keypoints were left out because they lie outside their image; those within TOLERANCE_PX are moved to its edge."""
+    """A row of SemanticPairs, and how many keypoints were left out because they lie
+    outside their image; those within TOLERANCE_PX are moved to its edge.
+    """
     (i1, hw1), (i2, hw2) = index[pair.source], index[pair.target]
     sides = [
         (xy, np.array(hw[::-1]) - 1) for xy, hw in ((pair.xy_source, hw1), (pair.xy_target, hw2))
@@ -229,7 +240,9 @@ def common_keypoints(
 
 
 def encoded_mask(mask: np.ndarray, hw: tuple[int, int]) -> bytes:
-    """(H, W) bool -> a PNG of (h, w): 255 for pixels at least half of which are of the object."""
+    """(H, W) bool -> a PNG of (h, w): 255 for pixels at least half of which are of the
+    object.
+    """
     buffer = io.BytesIO()
     small = Image.fromarray(mask).convert("L").resize(hw[::-1], Image.Resampling.BOX)
     small.point(lambda share: 255 * (share >= 128)).save(buffer, "PNG")
@@ -281,7 +294,9 @@ CARDS = {
     ),
     "pf-willow": base.Card(
         about="PF-WILLOW: objects of five categories with ten keypoints each.",
-        licence="Its homepage names no terms: ask its authors before you hand on a prepared dataset.",
+        licence=(
+            "Its homepage names no terms: ask its authors before you hand on a prepared dataset."
+        ),
         homepage="https://www.di.ens.fr/willow/research/proposalflow/",
         citation=PROPOSAL_FLOW,
     ),
@@ -300,7 +315,9 @@ CARDS = {
 
 
 def folder(kind: str, path: str, max_side_px: int) -> base.Source:
-    """A data set of `datasets.semantic.TRAINING`; raises UserError if there is no such folder, or no image in it."""
+    """A data set of `datasets.semantic.TRAINING`; raises UserError if there is no such
+    folder, or no image in it.
+    """
     root = existing_folder(path)
     annotations = sorted(
         file for file in root.rglob("*") if file.suffix.lower() in ANNOTATIONS and file.is_file()
@@ -320,8 +337,9 @@ def open_annotated(kind: str, path: str, max_side_px: int, cache: str) -> Semant
     """A data set of `datasets.semantic.TRAINING`, prepared if it is not yet.
 
     Raises:
-      UserError: the folder or a list is missing, an annotation is malformed, a mask is missing, malformed, empty or of another size than its image, more than 5 % of the images cannot be used, no pair can be, or the cache cannot be
-        written.
+      UserError: the folder or a list is missing, an annotation is malformed, a mask is
+        missing, malformed, empty or of another size than its image, more than 5 % of
+        the images cannot be used, no pair can be, or the cache cannot be written.
     """
     source = folder(kind, path, max_side_px)
     images = base.prepared(SemanticImages, source, max_side_px, cache)
@@ -332,7 +350,8 @@ def open_annotated(kind: str, path: str, max_side_px: int, cache: str) -> Semant
     )
     metadata = builder.info.metadata
     report = [
-        f"{source.where}: {len(train)} keypoint pairs of {len(photographs)} photographs, {len(validation)} held out",
+        f"{source.where}: {len(train)} keypoint pairs of {len(photographs)} photographs, "
+        f"{len(validation)} held out",
         *base.skipped_line(images),
     ]
     report += (
@@ -356,7 +375,8 @@ def open_annotated(kind: str, path: str, max_side_px: int, cache: str) -> Semant
 def open_caltech(path: str, max_side_px: int, cache: str) -> SemanticSet:
     """Raises UserError: nothing can be learnt from it."""
     raise UserError(
-        f"caltech:{path} has outlines of objects, not common keypoints: it is for evaluation (python -m jaxdesc.evaluate), not for training."
+        f"caltech:{path} has outlines of objects, not common keypoints: it is for evaluation "
+        "(python -m jaxdesc.evaluate), not for training."
     )
 
 

@@ -1,4 +1,6 @@
-"""What is to be localised against what: a posed scene of which images are held out, or Aachen Day-Night as it is distributed."""
+"""What is to be localised against what: a posed scene of which images are held out, or
+Aachen Day-Night as it is distributed.
+"""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -15,7 +17,6 @@ if TYPE_CHECKING:
     import pycolmap as pycolmap_types
 
 
-
 class Scene(NamedTuple):
     """References whose poses are known and queries whose poses are asked for."""
 
@@ -27,7 +28,9 @@ class Scene(NamedTuple):
     truth: dict[str, Pose]  # of the queries; empty where only the benchmark's server knows
     map_pairs: list[Pair]  # two references
     query_pairs: list[Pair]  # a query, a reference
-    extent: float  # greatest distance between two cameras whose poses are known, in units of the scene
+    extent: (
+        float  # greatest distance between two cameras whose poses are known, in units of the scene
+    )
     metric: bool  # whether these units are metres
     sources: str  # for the result's settings
 
@@ -43,12 +46,13 @@ def read(data: Path | str, hold_out: int, metric: bool | None = None) -> Scene:
 
 
 def held_out(data: Path, every: int, metric: bool | None = None) -> Scene:
-    """A folder with known cameras, of which the `every`-th, 2 `every`-th ... image by name becomes a query. Pairs are those of `pairs.txt`, or all.
+    """A folder with known cameras, of which the `every`-th, 2 `every`-th ... image by
+    name becomes a query. Pairs are those of `pairs.txt`, or all.
 
     Args:
       every: at least 2.
-      metric: whether the unit is the metre; None: it is in cameras.json, and is not in a COLMAP
-        model, whose scale is arbitrary.
+      metric: whether the unit is the metre; None: it is in cameras.json, and is not in
+        a COLMAP model, whose scale is arbitrary.
     Raises:
       UserError: as `scenes.read_cameras` and `scenes.read_pairs`; too few images.
     """
@@ -56,10 +60,18 @@ def held_out(data: Path, every: int, metric: bool | None = None) -> Scene:
     names = sorted(posed)
     queries = names[every - 1 :: every]
     if not queries or len(names) - len(queries) < 2:
-        raise UserError(f"{data} holds {len(names)} cameras, too few to hold out every {every}-th: at least one query and two references are needed.")
+        raise UserError(
+            f"{data} holds {len(names)} cameras, too few to hold out every {every}-th: at least "
+            "one query and two references are needed."
+        )
     pairs, listed = scenes.read_pairs(data, names)
-    calibrations = list(dict.fromkeys((*c.K.ravel(), c.width, c.height) for c in posed.values()))  # images of one camera share its identifier
-    cameras = {name: pinhole(c, 1 + calibrations.index((*c.K.ravel(), c.width, c.height))) for name, c in posed.items()}
+    calibrations = list(
+        dict.fromkeys((*c.K.ravel(), c.width, c.height) for c in posed.values())
+    )  # images of one camera share its identifier
+    cameras = {
+        name: pinhole(c, 1 + calibrations.index((*c.K.ravel(), c.width, c.height)))
+        for name, c in posed.items()
+    }
     poses = {name: Pose(posed[name].R, posed[name].t) for name in names}
     map_pairs, query_pairs = _split(pairs, set(queries))
     return Scene(
@@ -73,18 +85,22 @@ def held_out(data: Path, every: int, metric: bool | None = None) -> Scene:
         query_pairs=query_pairs,
         extent=extent(poses.values()),
         metric=(data / "cameras.json").is_file() if metric is None else metric,
-        sources=f"every {every}-th image by name is a query; pairs {'of pairs.txt' if listed else 'exhaustive'}",
+        sources=f"every {every}-th image by name is a query; "
+        f"pairs {'of pairs.txt' if listed else 'exhaustive'}",
     )
 
 
 def _split(pairs: list[Pair], queries: set[str]) -> tuple[list[Pair], list[Pair]]:
     """Pairs of two references; pairs of a query and a reference, the query first."""
     turned = [(b, a) if b in queries else (a, b) for a, b in pairs]
-    return [(a, b) for a, b in pairs if not {a, b} & queries], [(a, b) for a, b in turned if a in queries and b not in queries]
+    return [(a, b) for a, b in pairs if not {a, b} & queries], [
+        (a, b) for a, b in turned if a in queries and b not in queries
+    ]
 
 
 def of_aachen(data: Path) -> Scene:
-    """Aachen Day-Night: the queries that are in a pair, against the references whose poses are known.
+    """Aachen Day-Night: the queries that are in a pair, against the references whose
+    poses are known.
 
     Raises:
       UserError: as `aachen.read`; no pair has two references.
@@ -92,7 +108,9 @@ def of_aachen(data: Path) -> Scene:
     found = aachen.read(data)
     map_pairs, query_pairs = _split(found.pairs, set(found.queries))
     if not map_pairs:
-        raise UserError(f"No pair of {data / aachen.PAIRS} has two images with poses in {data / '3D-models'}.")
+        raise UserError(
+            f"No pair of {data / aachen.PAIRS} has two images with poses in {data / '3D-models'}."
+        )
     return Scene(
         name="Aachen Day-Night",
         images=found.images,
@@ -104,12 +122,15 @@ def of_aachen(data: Path) -> Scene:
         query_pairs=query_pairs,
         extent=extent(found.poses.values()),
         metric=True,
-        sources=f"pairs of {aachen.PAIRS}, cameras of database.db, queries of {', '.join(found.lists)}",
+        sources=f"pairs of {aachen.PAIRS}, cameras of database.db, "
+        f"queries of {', '.join(found.lists)}",
     )
 
 
 def pose_lines(poses: dict[str, Pose]) -> str:
-    """Lines `name qw qx qy qz tx ty tz` of the benchmark's server; names without their folders, unless two would be the same."""
+    """Lines `name qw qx qy qz tx ty tz` of the benchmark's server; names without their
+    folders, unless two would be the same.
+    """
     short = {name: Path(name).name for name in poses}
     if len(set(short.values())) < len(short):
         short = {name: name for name in poses}

@@ -1,7 +1,9 @@
 """COLMAP models, text or binary.
 
-COLMAP calls the centre of the top-left pixel (0.5, 0.5), the library (0, 0): 0.5 is taken from what COLMAP wrote here, at the file's edge. The formats are
-COLMAP's documentation, "Output Format"; only the three files that every version writes are read, and pycolmap is not needed.
+COLMAP calls the centre of the top-left pixel (0.5, 0.5), the library (0, 0): 0.5 is
+taken from what COLMAP wrote here, at the file's edge. The formats are COLMAP's
+documentation, "Output Format"; only the three files that every version writes are read,
+and pycolmap is not needed.
 """
 
 import struct
@@ -15,8 +17,22 @@ from jaxdesc.datasets.lists import lines
 from jaxdesc.errors import UserError
 
 MODELS = (  # COLMAP's camera models by number, and how many parameters they have
-    *(("SIMPLE_PINHOLE", 3), ("PINHOLE", 4), ("SIMPLE_RADIAL", 4), ("RADIAL", 5), ("OPENCV", 8), ("OPENCV_FISHEYE", 8), ("FULL_OPENCV", 12), ("FOV", 5)),
-    *(("SIMPLE_RADIAL_FISHEYE", 4), ("RADIAL_FISHEYE", 5), ("THIN_PRISM_FISHEYE", 12), ("RAD_TAN_THIN_PRISM_FISHEYE", 16)),
+    *(
+        ("SIMPLE_PINHOLE", 3),
+        ("PINHOLE", 4),
+        ("SIMPLE_RADIAL", 4),
+        ("RADIAL", 5),
+        ("OPENCV", 8),
+        ("OPENCV_FISHEYE", 8),
+        ("FULL_OPENCV", 12),
+        ("FOV", 5),
+    ),
+    *(
+        ("SIMPLE_RADIAL_FISHEYE", 4),
+        ("RADIAL_FISHEYE", 5),
+        ("THIN_PRISM_FISHEYE", 12),
+        ("RAD_TAN_THIN_PRISM_FISHEYE", 16),
+    ),
 )
 _NO_POINT = -1
 
@@ -26,7 +42,9 @@ def is_model(folder: Path) -> bool:
 
 
 def files_of(folder: Path) -> list[Path]:
-    """The three files of the model in `folder`, which exist if the model is whole; binary ones where it has both."""
+    """The three files of the model in `folder`, which exist if the model is whole;
+    binary ones where it has both.
+    """
     suffix = ".bin" if (folder / "images.bin").is_file() else ".txt"
     return [folder / f"{part}{suffix}" for part in ("cameras", "images", "points3D")]
 
@@ -35,7 +53,8 @@ def read_model(folder: Path) -> Model:
     """A COLMAP model of pinhole cameras.
 
     Raises:
-      UserError: if a file is missing or damaged, a camera has lens distortion, or no image has a pose.
+      UserError: if a file is missing or damaged, a camera has lens distortion, or no
+        image has a pose.
     """
     cameras_file, images_file, points_file = files = files_of(folder)
     for file in files:
@@ -47,27 +66,45 @@ def read_model(folder: Path) -> Model:
         images = list(_binary_images(images_file) if binary else _text_images(images_file))
         points = dict(_binary_points(points_file) if binary else _text_points(points_file))
         used = {camera_id: lenses[camera_id] for _, _, _, camera_id, _, _ in images}
-    except (struct.error, ValueError, IndexError, KeyError) as error:  # cut off, another file, or a camera that no file has
-        raise UserError(f"{folder} holds a damaged COLMAP model: {type(error).__name__}: {error}.") from error
+    # cut off, another file, or a camera that no file has
+    except (struct.error, ValueError, IndexError, KeyError) as error:
+        raise UserError(
+            f"{folder} holds a damaged COLMAP model: {type(error).__name__}: {error}."
+        ) from error
     if not images:
         raise UserError(f"The COLMAP model {folder} is empty: no image has a pose.")
     cameras = {}
     for name, quaternion, t, camera_id, xy, point in images:
         model, width, height, parameters = used[camera_id]
         if model not in ("PINHOLE", "SIMPLE_PINHOLE"):
-            raise UserError(f"{folder}: the camera of {name} is {model}, but PINHOLE is needed: undistort the images first (colmap image_undistorter).")
+            raise UserError(
+                f"{folder}: the camera of {name} is {model}, but PINHOLE is needed: undistort the "
+                "images first (colmap image_undistorter)."
+            )
         fx, fy, cx, cy = (parameters[0], *parameters) if model == "SIMPLE_PINHOLE" else parameters
-        camera = bare(width, height, calibration(fx, fy, cx - 0.5, cy - 0.5), rotation(quaternion), t, f"{folder}: the camera of {name}")
+        camera = bare(
+            width,
+            height,
+            calibration(fx, fy, cx - 0.5, cy - 0.5),
+            rotation(quaternion),
+            t,
+            f"{folder}: the camera of {name}",
+        )
         known = np.flatnonzero(point != _NO_POINT)
         ids, first = np.unique(point[known], return_index=True)
         if not points.keys() >= set(ids.tolist()):
-            raise UserError(f"{folder} holds a damaged COLMAP model: {name} sees points that {points_file.name} lacks.")
+            raise UserError(
+                f"{folder} holds a damaged COLMAP model: {name} sees points that "
+                f"{points_file.name} lacks."
+            )
         cameras[name] = camera._replace(xy_px=xy[known[first]] - 0.5, point=ids)
     return Model(cameras, points)
 
 
 def rotation(quaternion: np.ndarray) -> np.ndarray:
-    """(3, 3) of a quaternion (w, x, y, z) of any length; not a number for one of length 0."""
+    """(3, 3) of a quaternion (w, x, y, z) of any length; not a number for one of length
+    0.
+    """
     with np.errstate(invalid="ignore"):
         w, x, y, z = quaternion / np.linalg.norm(quaternion)
     return np.array(
@@ -110,7 +147,10 @@ def _binary_cameras(path: Path) -> Iterator[tuple[int, tuple]]:
     for _ in range(*file.take("Q")):
         number, model, width, height = file.take("iiQQ")
         if not 0 <= model < len(MODELS):
-            raise UserError(f"{path} has a camera of model number {model}, but PINHOLE is needed: undistort the images first (colmap image_undistorter).")
+            raise UserError(
+                f"{path} has a camera of model number {model}, but PINHOLE is needed: undistort "
+                "the images first (colmap image_undistorter)."
+            )
         name, parameters = MODELS[model]
         yield number, (name, width, height, file.take(f"{parameters}d"))
 
@@ -149,7 +189,14 @@ def _text_images(path: Path) -> Iterator[tuple]:
     for head, tail in zip(rows[::2], [*rows[1::2], ""], strict=False):
         words = head.split(maxsplit=9)
         seen = np.array(tail.split(), float).reshape(-1, 3)
-        yield words[9], np.array(words[1:5], float), np.array(words[5:8], float), int(words[8]), seen[:, :2], seen[:, 2].astype(np.int64)
+        yield (
+            words[9],
+            np.array(words[1:5], float),
+            np.array(words[5:8], float),
+            int(words[8]),
+            seen[:, :2],
+            seen[:, 2].astype(np.int64),
+        )
 
 
 def _text_points(path: Path) -> Iterator[tuple[int, np.ndarray]]:

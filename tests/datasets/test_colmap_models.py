@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from jaxdesc.datasets import colmap
+from jaxdesc.datasets import colmap_models
 from tests.data.test_posed import HEIGHT, POINTS, WIDTH, World
 
 
@@ -26,20 +26,20 @@ def test_text_model_and_the_same_written_by_colmap(tmp_path):
     world.write_text(
         tmp_path / "text"
     )  # names with blanks, which COLMAP's own reader of text cuts short
-    close(colmap.read_model(tmp_path / "text"), world)
+    close(colmap_models.read_model(tmp_path / "text"), world)
     world.names = [f"sub/{i}.jpg" for i in range(3)]
     world.write_text(tmp_path / "text")
     pycolmap = pytest.importorskip("pycolmap")
     (tmp_path / "binary").mkdir()
     pycolmap.Reconstruction(tmp_path / "text").write_binary(tmp_path / "binary")
-    close(colmap.read_model(tmp_path / "binary"), world)
+    close(colmap_models.read_model(tmp_path / "binary"), world)
 
 
 def test_image_without_features_and_simple_pinhole(tmp_path):
     World(1).write_text(tmp_path)
     (tmp_path / "cameras.txt").write_text("1 SIMPLE_PINHOLE 96 64 99 48 32\n")
     (tmp_path / "images.txt").write_text("1 1 0 0 0 0 0 0 1 a b.jpg\n\n2 2 0 0 0 1 2 3 1 c.jpg\n\n")
-    model = colmap.read_model(tmp_path)
+    model = colmap_models.read_model(tmp_path)
     assert list(model.cameras) == ["a b.jpg", "c.jpg"] and model.cameras["c.jpg"].t.tolist() == [
         1,
         2,
@@ -58,7 +58,7 @@ def test_what_pycolmap_reads(tmp_path):
     world = World(3)
     world.names = [f"{i}.jpg" for i in range(3)]
     world.write_text(tmp_path)
-    ours, theirs = colmap.read_model(tmp_path), pycolmap.Reconstruction(tmp_path)
+    ours, theirs = colmap_models.read_model(tmp_path), pycolmap.Reconstruction(tmp_path)
     assert len(theirs.images) == len(ours.cameras) == 3
     for image in theirs.images.values():
         camera, pose = ours.cameras[image.name], image.cam_from_world()
