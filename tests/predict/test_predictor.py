@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import math
-import runpy
 import sys
 
 import cv2
@@ -14,6 +13,7 @@ import pytest
 
 import jaxdesc
 from jaxdesc import config as configs
+from jaxdesc.__main__ import main
 from jaxdesc.images import STEP_PX
 from jaxdesc.methods import METHODS
 from jaxdesc.methods.pump import Config
@@ -248,12 +248,12 @@ def test_workdir_gives_the_running_mean_of_the_best_checkpoint(workdir):
 
 def test_workdir_is_packed_into_a_weight_file(workdir, tmp_path, monkeypatch, capsys):
     out = tmp_path / "packed.safetensors"
-    monkeypatch.setattr(sys, "argv", ["convert", str(workdir), str(out)])
-    runpy.run_module("jaxdesc.convert", run_name="__main__")
+    monkeypatch.setattr(sys, "argv", ["jaxdesc", "convert", str(workdir), str(out)])
+    main()
     assert predictor.load(out).digest == predictor.load(workdir).digest and "packed.safetensors: pump" in capsys.readouterr().out
-    monkeypatch.setattr(sys, "argv", ["convert", str(out), str(tmp_path / "again.safetensors")])
+    monkeypatch.setattr(sys, "argv", ["jaxdesc", "convert", str(out), str(tmp_path / "again.safetensors")])
     with pytest.raises(SystemExit, match="2"):
-        runpy.run_module("jaxdesc.convert", run_name="__main__")
+        main()
     assert "--method is missing" in capsys.readouterr().err
 
 

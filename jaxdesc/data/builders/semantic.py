@@ -274,7 +274,7 @@ def open_annotated(kind: str, path: str, max_side_px: int, cache: str) -> Semant
 
 def open_caltech(path: str, max_side_px: int, cache: str) -> SemanticSet:
     """Raises UserError: nothing can be learnt from it."""
-    raise UserError(f"caltech:{path} has outlines of objects, not common keypoints: it is for evaluation (python -m jaxdesc.evaluate), not for training.")
+    raise UserError(f"caltech:{path} has outlines of objects, not common keypoints: it is for evaluation (jaxdesc evaluate), not for training.")
 
 
 # photographs that are paired with warps of themselves
