@@ -230,7 +230,7 @@ def workdir(tmp_path_factory):
     path = tmp_path_factory.mktemp("run")
     cfg = configs.ExperimentConfig(method=Config(**TINY), optim=configs.OptimConfig(ema_decay=0.9))
     (path / "config.json").write_text(json.dumps(configs.as_dict(cfg)))
-    state = init_state(METHODS["pump"].build(cfg.method), make_optimizer(cfg.optim, cfg.train.steps), predictor._example(), 0)
+    state = init_state(METHODS["pump"].build(cfg.method), make_optimizer(cfg.optim, cfg.train.steps), predictor._example(cfg.method), 0)
     with Checkpoints(path / "checkpoints", 3) as checkpoints:
         for step, score in ((10, 0.5), (20, 0.4)):
             filled = jax.tree.map(lambda x: np.full(x.shape, 0.01 * step, x.dtype), state)  # noqa: B023, used at once
