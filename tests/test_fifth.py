@@ -15,8 +15,8 @@ import jaxdesc
 from jaxdesc import methods
 from jaxdesc.__main__ import main
 from jaxdesc.method import Method
+from tests.cli.test_evaluate import data  # noqa: F401, a fixture
 from tests.predict.test_predictor import noise
-from tests.test_evaluate_verb import data  # noqa: F401, a fixture
 
 ROOT = Path(__file__).parents[1]
 CONFIG = """

@@ -19,8 +19,8 @@ from jaxdesc.predict import predictor
 from jaxdesc.predict.predictor import SCALES, Predictor
 from jaxdesc.store import features
 from jaxdesc.store.features import Features
+from tests.cli.test_match import verb, weight_file  # noqa: F401, fixtures
 from tests.predict.test_predictor import noise
-from tests.test_match_verb import verb, weight_file  # noqa: F401, fixtures
 
 NAMES = ("a.png", "b.jpg", "sub/c.png")
 
