@@ -18,7 +18,7 @@ keypoints  a small folder of images with keypoints (a folder a category, <name>.
 smoke    two steps of a tiny network, for tests.
 dim=N    the default with descriptors of length N; "paper,dim=64" likewise. The lengths of the
          channel study (supplementary, Table 1) are 4, 8, 16, 32, 64, 128, 256, 512, 1024, 1536,
-         2048 and 3072: python -m jaxdesc.sweep --study cold-channels trains them in turn.
+         2048 and 3072: jaxdesc sweep --study cold-channels trains them in turn.
 
 What the supplementary leaves open was decided so; DHPF is Dynamic Hyperpixel Flow (Min et al.,
 ECCV 2020), of the same laboratory, whose published program is the nearest precedent:

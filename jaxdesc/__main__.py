@@ -42,7 +42,7 @@ def called(words: list[str]) -> None:
         raise UserError(f"There is no verb {words[0]!r}; {meant}")
     else:
         sys.argv = ["jaxdesc", *words[1:]]
-        import_module(f"jaxdesc.{words[0]}").main()
+        import_module(f"jaxdesc.cli.{words[0]}").main()
 
 
 def main() -> None:

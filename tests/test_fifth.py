@@ -1,7 +1,6 @@
 """A method from outside the package, installed by pip, with every verb that methods have."""
 
 import json
-import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -14,9 +13,10 @@ from safetensors.numpy import save_file
 
 import jaxdesc
 from jaxdesc import methods
+from jaxdesc.__main__ import main
 from jaxdesc.method import Method
+from tests.cli.test_evaluate import data  # noqa: F401, a fixture
 from tests.predict.test_predictor import noise
-from tests.test_evaluate_verb import data  # noqa: F401, a fixture
 
 ROOT = Path(__file__).parents[1]
 CONFIG = """
@@ -58,10 +58,10 @@ def known(installed, monkeypatch):
 @pytest.fixture
 def verb(known, monkeypatch, capsys):
     def run(name, *arguments, status=None):
-        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+        monkeypatch.setattr(sys, "argv", ["jaxdesc", name, *map(str, arguments)])
         code = None
         try:
-            runpy.run_module(f"jaxdesc.{name}", run_name="__main__")
+            main()
         except SystemExit as e:
             code = e.code
         out, err = capsys.readouterr()

@@ -12,16 +12,16 @@ ROOT = Path(__file__).parent.parent / "jaxdesc"
 LEVELS = (
     ("errors", "types", "config"),
     ("method",),
-    ("ops", "figures", "timing", "images", "flags"),
+    ("ops", "figures", "timing", "images"),
     ("nets",),
     ("matching",),
     ("methods",),
-    ("store", "method_flags"),
+    ("store",),
     ("datasets",),
     ("data",),
     ("training", "predict"),
     ("evals",),
-    ("cli", "train", "evaluate", "extract", "match", "convert", "benchmark", "sweep", "__main__"),
+    ("cli", "train", "__main__"),
 )
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
 

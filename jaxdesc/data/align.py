@@ -1,4 +1,4 @@
-"""Correspondences between two photographs by SIFT and RANSAC: the aim of the crops of a real pair, never a label.
+"""Correspondences between two photographs by SIFT and RANSAC: the aim of the crops of an unlabelled pair, never a label.
 
 SIFT (Lowe 2004) with RootSIFT's square root (Arandjelovic & Zisserman 2012), mutual nearest neighbours with the ratio test, and the
 epipolar geometry of two uncalibrated views by MAGSAC (Barath et al. 2020). Deterministic: OpenCV's USAC draws from a fixed seed.

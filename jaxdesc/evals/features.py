@@ -132,7 +132,7 @@ def reader(path: Path, suffix: str = "") -> Callable[[str], Features]:
     def features_of(name: str) -> Features:
         found = read_npz(npz_of(path, name, suffix)) if path.is_dir() else read_hdf5(path, name)
         if len(found) and not found.descriptors.shape[1]:
-            raise UserError(f"{path} has keypoints of {name!r} but no descriptors: describe them first (python -m jaxdesc.extract --keypoints).")
+            raise UserError(f"{path} has keypoints of {name!r} but no descriptors: describe them first (jaxdesc extract --keypoints).")
         if not (np.isfinite(found.descriptors).all() and np.isfinite(found.keypoints).all()):
             raise UserError(f"{path}: the keypoints or descriptors of {name!r} hold NaN or infinity.")
         lengths = np.linalg.norm(found.descriptors, axis=1, keepdims=True)

@@ -367,8 +367,8 @@ def load(weights: str | os.PathLike | None = None, **overrides: Any) -> Predicto
         if not path.is_file():
             raise UserError(
                 f"No weights come with {text}: train it (python -m jaxdesc.train --config "
-                f"{text}) and give the workdir, or give a weight file, as python -m "
-                "jaxdesc.convert makes it of PUMP's and CAPS's released weights."
+                f"{text}) and give the workdir, or give a weight file, as `jaxdesc "
+                "convert` makes it of PUMP's and CAPS's released weights."
             )
     if path.is_dir():
         name, fields, variables, version = read_run(path)

@@ -63,7 +63,7 @@ def load(path: str | Path) -> Weights:
             header = file.metadata() or {}
             name, _, number = header.get("format", "").rpartition("-")
             if f"{name}-" != FORMAT or not number.isdecimal():
-                raise UserError(f"{path} is not a jaxdesc weight file: convert released weights with `python -m jaxdesc.convert`.")
+                raise UserError(f"{path} is not a jaxdesc weight file: convert released weights with `jaxdesc convert`.")
             flat = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, not a dict
     except SafetensorError as e:
         raise UserError(f"{path} cannot be read as safetensors: {e}.") from e

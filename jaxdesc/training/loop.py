@@ -54,9 +54,9 @@ def claim(workdir: Path, cfg: configs.ExperimentConfig) -> None:
         try:
             theirs = dict(json.loads(path.read_text()))
             theirs["method"].keys(), theirs["data"].keys(), theirs["draw"].keys()
+            theirs = formats.upgraded(theirs, configs.version_of(theirs, path), workdir)
         except (ValueError, LookupError, TypeError, AttributeError) as e:
             raise UserError(f"{path} is damaged: delete it or choose another --workdir.") from e
-        theirs = formats.upgraded(theirs, configs.version_of(theirs, path), workdir)
         for name, mine, other in _differences(ours, theirs, usual):
             if name == "train.steps" and _may_be_prolonged(cfg, other, workdir):
                 print(f"{workdir} was to take {other} steps; it goes on to {mine}.")

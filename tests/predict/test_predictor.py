@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import math
-import runpy
 import sys
 
 import cv2
@@ -14,6 +13,7 @@ import pytest
 
 import jaxdesc
 from jaxdesc import config as configs
+from jaxdesc.__main__ import main
 from jaxdesc.images import STEP_PX
 from jaxdesc.methods import METHODS
 from jaxdesc.methods.pump import Config
@@ -230,7 +230,7 @@ def workdir(tmp_path_factory):
     path = tmp_path_factory.mktemp("run")
     cfg = configs.ExperimentConfig(method=Config(**TINY), optim=configs.OptimConfig(ema_decay=0.9))
     (path / "config.json").write_text(json.dumps(configs.as_dict(cfg)))
-    state = init_state(METHODS["pump"].build(cfg.method), make_optimizer(cfg.optim, cfg.train.steps), predictor._example(), 0)
+    state = init_state(METHODS["pump"].build(cfg.method), make_optimizer(cfg.optim, cfg.train.steps), predictor._example(cfg.method), 0)
     with Checkpoints(path / "checkpoints", 3) as checkpoints:
         for step, score in ((10, 0.5), (20, 0.4)):
             filled = jax.tree.map(lambda x: np.full(x.shape, 0.01 * step, x.dtype), state)  # noqa: B023, used at once
@@ -248,12 +248,12 @@ def test_workdir_gives_the_running_mean_of_the_best_checkpoint(workdir):
 
 def test_workdir_is_packed_into_a_weight_file(workdir, tmp_path, monkeypatch, capsys):
     out = tmp_path / "packed.safetensors"
-    monkeypatch.setattr(sys, "argv", ["convert", str(workdir), str(out)])
-    runpy.run_module("jaxdesc.convert", run_name="__main__")
+    monkeypatch.setattr(sys, "argv", ["jaxdesc", "convert", str(workdir), str(out)])
+    main()
     assert predictor.load(out).digest == predictor.load(workdir).digest and "packed.safetensors: pump" in capsys.readouterr().out
-    monkeypatch.setattr(sys, "argv", ["convert", str(out), str(tmp_path / "again.safetensors")])
+    monkeypatch.setattr(sys, "argv", ["jaxdesc", "convert", str(out), str(tmp_path / "again.safetensors")])
     with pytest.raises(SystemExit, match="2"):
-        runpy.run_module("jaxdesc.convert", run_name="__main__")
+        main()
     assert "--method is missing" in capsys.readouterr().err
 
 

@@ -1,6 +1,5 @@
 """PUMP's features of real photographs through the files that hloc reads, into COLMAP and to a model."""
 
-import runpy
 import sys
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import h5py
 import numpy as np
 import pytest
 
+from jaxdesc.__main__ import main
 from jaxdesc.datasets.scenes import read_cameras, read_pairs
 from jaxdesc.store import colmap, matches
 
@@ -25,8 +25,8 @@ def test_a_real_scene_is_mapped_from_pump_features(tmp_path, monkeypatch):
     for name in names:
         (images / name).symlink_to(SCENE / "images" / name)
     features, found = tmp_path / "features.h5", tmp_path / "matches.h5"
-    monkeypatch.setattr(sys, "argv", ["extract", str(images), "--out", str(features), "--max-keypoints", "1200"])
-    runpy.run_module("jaxdesc.extract", run_name="__main__")
+    monkeypatch.setattr(sys, "argv", ["jaxdesc", "extract", str(images), "--out", str(features), "--max-keypoints", "1200"])
+    main()
     with h5py.File(features) as file:  # by the names that hloc looks for
         keypoints = {name: file[name]["keypoints"][()] for name in names}
         descriptors = {name: file[name]["descriptors"][()].T.astype(np.float32) for name in names}

@@ -376,7 +376,7 @@ def open_caltech(path: str, max_side_px: int, cache: str) -> SemanticSet:
     """Raises UserError: nothing can be learnt from it."""
     raise UserError(
         f"caltech:{path} has outlines of objects, not common keypoints: it is for evaluation "
-        "(python -m jaxdesc.evaluate), not for training."
+        "(jaxdesc evaluate), not for training."
     )
 
 

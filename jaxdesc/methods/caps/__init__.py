@@ -82,7 +82,7 @@ class Config(MethodConfig):
         if version == 1 and fields.get("decoder") == "released" and Path(where).is_file():
             raise UserError(
                 f"{where} may hold CAPS weights that an earlier version converted wrongly: "
-                "make it again with `python -m jaxdesc.convert`."
+                "make it again with `jaxdesc convert`."
             )
 
     def check(self) -> None:

@@ -123,6 +123,14 @@ def test_unlabelled_pairs_alone_were_scored_by_photographs():
     assert upgraded(old, 2, Path("run"))["data"]["unlabelled"] is None
 
 
+def test_a_damaged_file_of_format_2_is_told_in_a_sentence(tmp_path):
+    old = written("pump")
+    old["data"]["real_per_batch"] = "two"
+    (tmp_path / "config.json").write_text(json.dumps(old))
+    with pytest.raises(UserError, match=r"config\.json is damaged"):
+        loop.claim(tmp_path, config.load("configs/pump.py:smoke"))
+
+
 @pytest.mark.parametrize("name", ["pump", "caps", "cold", "gsf"])
 def test_a_run_of_format_2_is_gone_on_with(name, tmp_path):
     """By the same configuration in today's words, and by no other."""

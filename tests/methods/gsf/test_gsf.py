@@ -346,7 +346,7 @@ def test_a_density_that_no_contrast_gives_is_told(variables):
     """Between an image and itself all cells but a dark one are mutual nearest neighbours."""
     same, said = PAIR.replace(image2=PAIR.image1), []
     free = dataclasses.replace(TINY, confidence_contrast=0.0)
-    free.calibrated(variables, {"any": same}, said.append)
+    free.calibrated(variables, {"keypoints": same}, said.append)
     assert "is 0.938 on 2 held-out pairs (paper: 0.75), and no other brings it nearer" in said[0]
 
 

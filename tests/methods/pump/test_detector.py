@@ -11,7 +11,7 @@ from jaxdesc.methods import METHODS
 from jaxdesc.methods.pump import detector
 from jaxdesc.methods.pump.weights import from_torch
 from jaxdesc.predict.predictor import Predictor, untrained
-from tests.test_convert import R2D2, convolve, normalise, r2d2_image, released_r2d2_tensors
+from tests.cli.test_convert import R2D2, convolve, normalise, r2d2_image, released_r2d2_tensors
 
 MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
 

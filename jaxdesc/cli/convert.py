@@ -1,4 +1,4 @@
-"""python -m jaxdesc.convert CHECKPOINT OUT.safetensors: released PyTorch weights, or a training workdir, to one weight file."""
+"""jaxdesc convert CHECKPOINT OUT.safetensors: released PyTorch weights, or a training workdir, to one weight file."""
 
 import argparse
 from pathlib import Path
@@ -11,7 +11,7 @@ def flags() -> argparse.ArgumentParser:
     parser = cli.parser(
         "convert",
         "Converts released PyTorch weights, of which every tensor must be used and every parameter filled, or packs the best checkpoint of a training run.",
-        "python -m jaxdesc.convert --method pump CHECKPOINT.pt pump.safetensors\n  python -m jaxdesc.convert runs/pump mine.safetensors",
+        "jaxdesc convert --method pump CHECKPOINT.pt pump.safetensors\n  jaxdesc convert runs/pump mine.safetensors",
     )
     parser.add_argument(
         "--method", metavar="NAME", help="whose released weights they are; a workdir knows it itself"
@@ -68,7 +68,3 @@ def _convert(args: argparse.Namespace) -> None:
     weights.save(args.out, args.method, config, variables, notes={"source": Path(args.checkpoint).name, "licence": table.licence})
     print(f"{args.out}: {args.method}, {config.backbone}, {sum(leaf.size for leaf in weights.flatten(variables['params']).values()):,} parameters")
     print(f"licence: {table.licence}")
-
-
-if __name__ == "__main__":
-    cli.run(main)

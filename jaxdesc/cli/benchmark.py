@@ -1,4 +1,4 @@
-"""python -m jaxdesc.benchmark step|data|keypoints|losses|match: time and memory of the hot paths, each beside its floor, measured in the same run."""
+"""jaxdesc benchmark step|data|keypoints|losses|match: time and memory of the hot paths, each beside its floor, measured in the same run."""
 
 import argparse
 import dataclasses
@@ -18,7 +18,7 @@ def flags() -> argparse.ArgumentParser:
     parser = cli.parser(
         "benchmark",
         "Times the losses, the matching pyramid, the training step, the input pipeline or the detectors of keypoints and prints each with its floor and the ratio to it.",
-        "python -m jaxdesc.benchmark losses --size 256 --batch 2\n  python -m jaxdesc.benchmark step --config configs/caps.py:paper --config.train.accumulate=6",
+        "jaxdesc benchmark losses --size 256 --batch 2\n  jaxdesc benchmark step --config configs/caps.py:paper --config.train.accumulate=6",
     )
     parser.add_argument("what", help="step, data, keypoints; or what a method times of itself: losses, match (pump)")
     parser.add_argument(
@@ -184,7 +184,3 @@ def main() -> None:
         raise UserError(f"There is no benchmark {args.what!r}; there are {', '.join(known)}.")
     cli.use_compilation_cache()
     known[args.what](args)
-
-
-if __name__ == "__main__":
-    cli.run(main)

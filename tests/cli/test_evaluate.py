@@ -1,8 +1,7 @@
-"""python -m jaxdesc.evaluate as a user meets it."""
+"""jaxdesc evaluate as a user meets it."""
 
 import dataclasses
 import json
-import runpy
 import subprocess
 import sys
 
@@ -11,7 +10,8 @@ import jax
 import numpy as np
 import pytest
 
-from jaxdesc import flags
+from jaxdesc.__main__ import main
+from jaxdesc.cli import flags
 from jaxdesc.evals import PROTOCOLS, load
 from jaxdesc.predict import predictor
 from jaxdesc.store import weights
@@ -21,9 +21,9 @@ from jaxdesc.store import weights
 def evaluate(monkeypatch, capsys):
     def run(*arguments, status=None):
         """Runs the verb; returns (stdout, stderr). A failure is one sentence."""
-        monkeypatch.setattr(sys, "argv", ["evaluate", *map(str, arguments)])
+        monkeypatch.setattr(sys, "argv", ["jaxdesc", "evaluate", *map(str, arguments)])
         try:
-            runpy.run_module("jaxdesc.evaluate", run_name="__main__")
+            main()
             code = None
         except SystemExit as e:
             code = e.code
@@ -143,7 +143,7 @@ def test_a_program_scores_as_the_verb_does_and_loads_no_jax(evaluate, data, tmp_
 
 def test_scoring_from_a_file_loads_no_jax(evaluate, data, tmp_path):
     evaluate("homography", "--data", data, "--method", "rootsift", "--out", tmp_path / "out")
-    code = "import runpy, sys; runpy.run_module('jaxdesc.evaluate', run_name='__main__'); print('jax' in sys.modules, 'cv2' in sys.modules)"
-    arguments = ["homography", "--data", str(data), "--features", str(tmp_path / "out" / "features.h5"), "--out", str(tmp_path / "again")]
+    code = "import sys; from jaxdesc.__main__ import main; main(); print('jax' in sys.modules, 'cv2' in sys.modules)"
+    arguments = ["evaluate", "homography", "--data", str(data), "--features", str(tmp_path / "out" / "features.h5"), "--out", str(tmp_path / "again")]
     told = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True).stdout
     assert told.splitlines()[-1] == "False True", told

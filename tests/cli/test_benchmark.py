@@ -1,4 +1,4 @@
-"""python -m jaxdesc.benchmark: what it measures, and on which data; how long anything takes is not asserted."""
+"""jaxdesc benchmark: what it measures, and on which data; how long anything takes is not asserted."""
 
 import dataclasses
 import re
@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from jaxdesc import benchmark, cli, timing
+from jaxdesc import cli, timing
+from jaxdesc.cli import benchmark
 from jaxdesc.config import Source
 from jaxdesc.method import Method
 from jaxdesc.methods import METHODS

@@ -1,9 +1,8 @@
-"""python -m jaxdesc.match as a user meets it."""
+"""jaxdesc match as a user meets it."""
 
 import json
 import os
 import re
-import runpy
 import signal
 import subprocess
 import sys
@@ -14,6 +13,7 @@ import pytest
 from PIL import Image
 
 from jaxdesc import figures
+from jaxdesc.__main__ import main
 from jaxdesc.methods.caps import infer
 from jaxdesc.predict import predictor
 from jaxdesc.predict.predictor import Matches, Predictor
@@ -44,9 +44,9 @@ def caps_file(tmp_path_factory):
 def verb(monkeypatch, capsys, weight_file):
     def run(*arguments, status=None, verb="match", weights=weight_file):
         """Runs the verb; returns (stdout, stderr). A failure is one sentence."""
-        monkeypatch.setattr(sys, "argv", [verb, *map(str, arguments), "--weights", weights])
+        monkeypatch.setattr(sys, "argv", ["jaxdesc", verb, *map(str, arguments), "--weights", weights])
         try:
-            runpy.run_module(f"jaxdesc.{verb}", run_name="__main__")
+            main()
             code = None
         except SystemExit as e:
             code = e.code
@@ -361,7 +361,8 @@ def test_killed_run_leaves_a_readable_file_and_goes_on(verb, folder, tmp_path, w
     """The verb in a process of its own that is killed inside the second pair."""
     out = tmp_path / "m.h5"
     code = f"""
-import os, signal, sys, numpy as np, runpy
+import os, signal, sys, numpy as np
+from jaxdesc.__main__ import main
 from jaxdesc.methods.caps import infer
 from jaxdesc.predict.predictor import Matches, Predictor
 calls = []
@@ -371,8 +372,8 @@ def match_with(self, image1, image2, *_):
     xy = np.array([[5, 6], [20, 30]], np.float32)
     return Matches(xy, xy + 2, np.ones(2, np.float32), np.zeros(2, np.int32))
 Predictor.match_with = match_with
-sys.argv = ["match", {str(folder)!r}, "--out", {str(out)!r}, "--weights", {weight_file!r}]
-runpy.run_module("jaxdesc.match", run_name="__main__")
+sys.argv = ["jaxdesc", "match", {str(folder)!r}, "--out", {str(out)!r}, "--weights", {weight_file!r}]
+main()
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == -signal.SIGKILL, done.stderr
@@ -385,6 +386,6 @@ runpy.run_module("jaxdesc.match", run_name="__main__")
 
 
 def test_help_and_mistakes_in_a_process_of_their_own(tmp_path):
-    run = [sys.executable, "-m", "jaxdesc.match"]
+    run = [sys.executable, "-m", "jaxdesc", "match"]
     done = subprocess.run([*run, "nowhere.png", "b.png"], capture_output=True, text=True, cwd=tmp_path, check=False)
     assert (done.returncode, done.stderr) == (2, "jaxdesc: There is no image nowhere.png.\n")

@@ -1,4 +1,4 @@
-"""python -m jaxdesc.extract as a user meets it."""
+"""jaxdesc extract as a user meets it."""
 
 import json
 import os
@@ -19,8 +19,8 @@ from jaxdesc.predict import predictor
 from jaxdesc.predict.predictor import SCALES, Predictor
 from jaxdesc.store import features
 from jaxdesc.store.features import Features
+from tests.cli.test_match import verb, weight_file  # noqa: F401, fixtures
 from tests.predict.test_predictor import noise
-from tests.test_match_verb import verb, weight_file  # noqa: F401, fixtures
 
 NAMES = ("a.png", "b.jpg", "sub/c.png")
 
@@ -233,7 +233,8 @@ def test_mistakes_are_one_sentence_and_leave_nothing(extract, folder, tmp_path, 
 def test_killed_run_leaves_a_readable_file_and_goes_on(extract, folder, tmp_path, weight_file):  # noqa: F811
     out = tmp_path / "f.h5"
     code = f"""
-import os, signal, sys, numpy as np, runpy
+import os, signal, sys, numpy as np
+from jaxdesc.__main__ import main
 from jaxdesc.predict.predictor import Predictor
 calls = []
 def describe_at(self, image, xy, scales):
@@ -241,8 +242,8 @@ def describe_at(self, image, xy, scales):
     calls.append(1)
     return np.zeros((len(xy), 6), np.float32)
 Predictor.describe_at = describe_at
-sys.argv = ["extract", {str(folder)!r}, "--out", {str(out)!r}, "--weights", {weight_file!r}]
-runpy.run_module("jaxdesc.extract", run_name="__main__")
+sys.argv = ["jaxdesc", "extract", {str(folder)!r}, "--out", {str(out)!r}, "--weights", {weight_file!r}]
+main()
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == -signal.SIGKILL, done.stderr

@@ -1,24 +1,25 @@
-"""python -m jaxdesc.evaluate PROTOCOL --data DIR --out results/NAME: predictions into a file, the file's score into JSON, Markdown and PNG."""
+"""jaxdesc evaluate PROTOCOL --data DIR --out results/NAME: predictions into a file, the file's score into JSON, Markdown and PNG."""
 
 import argparse
 import dataclasses
 import sys
 from pathlib import Path
 
-from jaxdesc import cli, evals, flags, method_flags
+from jaxdesc import cli, evals
+from jaxdesc.cli import flags, method_flags
 from jaxdesc.errors import UserError
 from jaxdesc.evals import published, result
 from jaxdesc.evals.options import EvalOptions
 
-EXAMPLE = """python -m jaxdesc.evaluate homography --data HPATCHES --weights runs/pump --out results/pump
-  python -m jaxdesc.evaluate homography --data HPATCHES --method rootsift --out results/rootsift
-  python -m jaxdesc.evaluate compare results/*"""
+EXAMPLE = """jaxdesc evaluate homography --data HPATCHES --weights runs/pump --out results/pump
+  jaxdesc evaluate homography --data HPATCHES --method rootsift --out results/rootsift
+  jaxdesc evaluate compare results/*"""
 
 
 def parser_of(protocol: evals.Protocol) -> argparse.ArgumentParser:
     """The protocol's options, and predictions that are there already."""
     parser = cli.parser(
-        f"evaluate {protocol.name}", protocol.help, f"python -m jaxdesc.evaluate {protocol.name} --data DIR --weights runs/pump --out results/pump"
+        f"evaluate {protocol.name}", protocol.help, f"jaxdesc evaluate {protocol.name} --data DIR --weights runs/pump --out results/pump"
     )
     flags.add(parser, protocol.Options, required=("out",))
     parser.add_argument(
@@ -87,7 +88,7 @@ def compare(arguments: list[str]) -> None:
     from jaxdesc.evals import homography
 
     parser = cli.parser(
-        "evaluate compare", "Results beside each other and beside published rows.", "python -m jaxdesc.evaluate compare results/* --out comparison"
+        "evaluate compare", "Results beside each other and beside published rows.", "jaxdesc evaluate compare results/* --out comparison"
     )
     parser.add_argument(
         "results",
@@ -131,7 +132,3 @@ def main() -> None:
     options = options_of(protocol, args)
     print(result.compare(evaluate(protocol, options, args.predictions)))
     print(f"{options.out}/results.md has these rows beside published ones.")
-
-
-if __name__ == "__main__":
-    cli.run(main)

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from jaxdesc import flags
+from jaxdesc.cli import flags
 from jaxdesc.errors import UserError
 
 OPTION = "option_"  # what the names of these flags begin with in the namespace

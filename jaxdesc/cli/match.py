@@ -1,9 +1,10 @@
-"""python -m jaxdesc.match A.jpg B.jpg | FOLDER: quasi-dense matches of two images, or of the pairs of a folder."""
+"""jaxdesc match A.jpg B.jpg | FOLDER: quasi-dense matches of two images, or of the pairs of a folder."""
 
 import argparse
 from pathlib import Path
 
-from jaxdesc import cli, method_flags
+from jaxdesc import cli
+from jaxdesc.cli import method_flags
 from jaxdesc.errors import UserError
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
@@ -13,8 +14,8 @@ def flags() -> argparse.ArgumentParser:
     parser = cli.parser(
         "match",
         "Matches two images, or all pairs of the images in a folder (or those of a list); a folder's interrupted run goes on when it is started again.",
-        "python -m jaxdesc.match A.jpg B.jpg --out m.npz --figure m.png\n  python -m jaxdesc.match FOLDER --pairs pairs.txt --out matches.h5\n"
-        "  python -m jaxdesc.match FOLDER --keypoints --max-rot 180 --out matches.h5",
+        "jaxdesc match A.jpg B.jpg --out m.npz --figure m.png\n  jaxdesc match FOLDER --pairs pairs.txt --out matches.h5\n"
+        "  jaxdesc match FOLDER --keypoints --max-rot 180 --out matches.h5",
     )
     parser.add_argument("inputs", nargs="+", metavar="IMAGE", help="two images, or one folder")
     told = "weight file or training workdir (default: pump's, which come with the package)"
@@ -140,7 +141,3 @@ def _main_folder(args, folder: Path) -> None:
     for name, why in result["unreadable"].items():
         tell(f"skipped with its pairs: {name}: {why}.")
     print(f"{result['pairs']} pairs matched, {result['skipped']} were there already; {result['keypoints']:.0f} keypoints per image\n{out}\n{features}")
-
-
-if __name__ == "__main__":
-    cli.run(main)

@@ -23,9 +23,9 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 
 
 def parser(verb: str, description: str, example: str) -> argparse.ArgumentParser:
-    short = Path(sys.argv[0]).stem == "jaxdesc"
+    as_module = Path(sys.argv[0]).name == f"{verb}.py"  # python -m jaxdesc.train
     return argparse.ArgumentParser(
-        prog=f"jaxdesc {verb}" if short else f"python -m jaxdesc.{verb}",
+        prog=f"python -m jaxdesc.{verb}" if as_module else f"jaxdesc {verb}",
         description=description,
         epilog=f"example:\n  {example}",
         formatter_class=argparse.RawDescriptionHelpFormatter,

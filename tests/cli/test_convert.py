@@ -1,7 +1,6 @@
 """Released PyTorch weights to ours: the converted network computes what the torch layers say, and nothing is guessed."""
 
 import re
-import runpy
 import sys
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from jaxdesc.__main__ import main
 from jaxdesc.methods import METHODS
 from jaxdesc.methods.pump import Config
 from jaxdesc.methods.pump.weights import from_torch, infer_config
@@ -139,9 +139,9 @@ def r2d2_forward(image, t):
 @pytest.fixture
 def verb(monkeypatch, capsys):
     def run(*arguments, status=None):
-        monkeypatch.setattr(sys, "argv", ["convert", "--method", "pump", *map(str, arguments)])
+        monkeypatch.setattr(sys, "argv", ["jaxdesc", "convert", "--method", "pump", *map(str, arguments)])
         try:
-            runpy.run_module("jaxdesc.convert", run_name="__main__")
+            main()
             code = None
         except SystemExit as e:
             code = e.code

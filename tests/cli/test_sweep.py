@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxdesc import cli, figures, sweep
+from jaxdesc import cli, figures
+from jaxdesc.cli import sweep
+from jaxdesc.cli.sweep import Cell, Outcome
 from jaxdesc.evals import published
-from jaxdesc.sweep import Cell, Outcome
 from jaxdesc.training import loop
 from jaxdesc.types import UserError
 

@@ -1,4 +1,4 @@
-"""python -m jaxdesc.extract IMAGES --out features.h5: descriptors of keypoints, in the files that other tools read."""
+"""jaxdesc extract IMAGES --out features.h5: descriptors of keypoints, in the files that other tools read."""
 
 import argparse
 from collections.abc import Callable
@@ -16,7 +16,7 @@ def flags() -> argparse.ArgumentParser:
     parser = cli.parser(
         "extract",
         "Describes keypoints of all images of a folder; images that are there already are skipped, so an interrupted run goes on when it is started again.",
-        "python -m jaxdesc.extract IMAGES --out features.h5 --max-keypoints 2000",
+        "jaxdesc extract IMAGES --out features.h5 --max-keypoints 2000",
     )
     parser.add_argument("images", metavar="IMAGES", help="folder of images, nested or not, or one image")
     parser.add_argument("--out", required=True, metavar="PATH", help="hloc: FILE.h5; colmap: FILE.db (and the descriptors in FILE.h5); others: a folder")
@@ -166,7 +166,3 @@ def main() -> None:
     for name, why in result["unreadable"].items():
         tell(f"skipped: {name}: {why}.")
     print(f"{result['images']} images described, {result['skipped']} were there already\n{out}")
-
-
-if __name__ == "__main__":
-    cli.run(main)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from jaxdesc import flags
+from jaxdesc.cli import flags
 from jaxdesc.config import option, validate_fields
 from jaxdesc.errors import UserError
 

@@ -1,4 +1,4 @@
-"""python -m jaxdesc.sweep --config FILE.py --over FIELD=A,B,...: a training for every value of a field, or of two, and a table and a picture of their scores."""
+"""jaxdesc sweep --config FILE.py --over FIELD=A,B,...: a training for every value of a field, or of two, and a table and a picture of their scores."""
 
 import argparse
 import itertools
@@ -21,8 +21,8 @@ def flags() -> argparse.ArgumentParser:
     parser = cli.parser(
         "sweep",
         "Trains every value of one field, or every combination of two, each in a workdir of its own; what is finished is skipped, what was stopped is resumed.",
-        "python -m jaxdesc.sweep --config configs/cold.py --over method.dim=4,8,16,64 --workdir runs/dims --config.train.steps=200\n"
-        "  python -m jaxdesc.sweep --study cold-channels --config configs/cold.py:paper --workdir runs/channels",
+        "jaxdesc sweep --config configs/cold.py --over method.dim=4,8,16,64 --workdir runs/dims --config.train.steps=200\n"
+        "  jaxdesc sweep --study cold-channels --config configs/cold.py:paper --workdir runs/channels",
     )
     parser.add_argument("--config", metavar="NAME|FILE.py[:VARIANT]", help="configuration (of a study: its own); any field can be changed with --config.FIELD=VALUE")
     parser.add_argument("--over", action="append", default=[], metavar="FIELD=A,B,...", help="values that a field takes in turn; may be given twice")
@@ -287,7 +287,3 @@ def main() -> None:
     score = args.score or (study.score if study else next((name for name in BEST if name in scored), "score"))
     print(write(workdir, fields, found, score, described(cells[0].config, fields), study))
     print(workdir)
-
-
-if __name__ == "__main__":
-    cli.run(main)
