@@ -137,9 +137,8 @@ class LocalBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         place.mkdir(parents=True, exist_ok=True)
         with open(place / "lock", "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            for left in place.glob(
-                "*/incomplete.*"
-            ):  # by a killed preparation: a live one would hold the lock
+            # by a killed preparation: a live one would hold the lock
+            for left in place.glob("*/incomplete.*"):
                 shutil.rmtree(left)
             if self.data_path.exists() and not kwargs:  # another process was first
                 self.info.read_from_directory(self.data_dir)

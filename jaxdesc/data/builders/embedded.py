@@ -35,9 +35,9 @@ CARD = base.Card(
     about="Photographs inside scikit-image's wheel, which a user has installed: no download.",
     licence=(
         "scikit-image's documentation says of each photograph where it is from: most are in the "
-        "public domain or CC0. Of moon.png it names no terms; the motorcycle pair is of the "
-        "Middlebury 2014 stereo benchmark (Scharstein et al., GCPR 2014), which names none either: "
-        "ask their authors before you hand on a prepared dataset."
+        "public domain or CC0. It names no terms of moon.png, nor of the motorcycle pair, which is "
+        "of the Middlebury 2014 stereo benchmark (Scharstein et al., GCPR 2014): ask their authors "
+        "before you hand on a prepared dataset."
     ),
     homepage="https://scikit-image.org/docs/stable/api/skimage.data.html",
     citation="""@article{vanderwalt2014scikit,

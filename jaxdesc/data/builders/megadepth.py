@@ -20,10 +20,7 @@ from jaxdesc.errors import UserError
 
 CARD = base.Card(
     about="MegaDepth: internet photographs of landmarks with the cameras of their reconstructions.",
-    licence=(
-        "The photographs are of Flickr, under the Creative Commons licences that their authors "
-        "chose; see the homepage."
-    ),
+    licence="The photographs are internet users', who keep their rights; see the homepage.",
     homepage="https://www.cs.cornell.edu/projects/megadepth/",
     citation="""@inproceedings{li2018megadepth,
   title = {{MegaDepth}: Learning Single-View Depth Prediction from Internet Photos},

@@ -295,7 +295,8 @@ CARDS = {
     "pf-willow": base.Card(
         about="PF-WILLOW: objects of five categories with ten keypoints each.",
         licence=(
-            "Its homepage names no terms: ask its authors before you hand on a prepared dataset."
+            "The terms of the photographs are not known here: see the homepage, and ask its "
+            "authors before you hand on a prepared dataset."
         ),
         homepage="https://www.di.ens.fr/willow/research/proposalflow/",
         citation=PROPOSAL_FLOW,
