@@ -91,7 +91,7 @@ def _smoke() -> ExperimentConfig:
         data=replace(base.data, posed=pairs, canvas_px=128, threads=1),
         optim=replace(base.optim, warmup_steps=0),
         train=TrainConfig(steps=2),
-        report=ReportConfig(log_every=1, validate_every=2, checkpoint_every=1, validation_pairs=2),
+        report=ReportConfig(log_every=1, validate_every=2, checkpoint_every=1, validation_pairs=2, pictured_pairs=0),
     )
 
 

@@ -117,7 +117,7 @@ def _smoke() -> ExperimentConfig:
             threads=1,
         ),
         train=TrainConfig(steps=2),
-        report=ReportConfig(log_every=1, validate_every=2, checkpoint_every=1, validation_pairs=2),
+        report=ReportConfig(log_every=1, validate_every=2, checkpoint_every=1, validation_pairs=2, pictured_pairs=0),
     )
 
 

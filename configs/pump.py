@@ -118,7 +118,7 @@ def _smoke() -> ExperimentConfig:
         draw=replace(base.draw, crop_px=64, min_side_px=128, max_side_px=192),
         optim=replace(base.optim, warmup_steps=0),
         train=TrainConfig(steps=2),
-        report=ReportConfig(log_every=1, validate_every=2, checkpoint_every=1, validation_pairs=2),
+        report=ReportConfig(log_every=1, validate_every=2, checkpoint_every=1, validation_pairs=2, pictured_pairs=0),
     )
 
 

@@ -200,6 +200,9 @@ class ReportConfig:
     log_every: int = option(10, "steps between lines of metrics", at_least=1)
     validate_every: int = option(1000, "steps between validations and pictures", at_least=1)
     validation_pairs: int = option(16, "fixed held-out pairs of each kind that can be scored", at_least=1)
+    pictured_pairs: int = option(
+        16, "training pairs that pairs.png shows as the loss sees them; 0: no such picture", at_least=0
+    )
     checkpoint_every: int = option(500, "steps between checkpoints", at_least=1)
     keep_last: int = option(3, "newest checkpoints kept, beside the best one", at_least=1)
 

@@ -59,6 +59,24 @@ def side_by_side(image1: np.ndarray, image2: np.ndarray, xy1: np.ndarray, xy2: n
     return _pixels(figure)
 
 
+def pair_sheet(pairs: Sequence[tuple[np.ndarray, np.ndarray]], width_px: int = 2000) -> np.ndarray:
+    """Pairs of images of one size as a sheet, a pair's two beside each other.
+
+    Args:
+      pairs: of (H, W, 3) in [0, 1]. width_px: of the sheet at most, but for a single column.
+    Returns:
+      (H', W', 3) uint8.
+    """
+    gap, (height, width) = 6, pairs[0][0].shape[:2]
+    columns = min(max(1, (width_px + gap) // (2 * width + gap)), len(pairs))
+    rows = -(-len(pairs) // columns)
+    sheet = np.ones((rows * (height + gap) - gap, columns * (2 * width + gap) - gap, 3))
+    for i, pair in enumerate(pairs):
+        top, left = i // columns * (height + gap), i % columns * (2 * width + gap)
+        sheet[top : top + height, left : left + 2 * width] = np.concatenate(pair, 1)
+    return np.uint8(255 * np.clip(sheet, 0, 1) + 0.5)
+
+
 def warp(image2: np.ndarray, positions: np.ndarray) -> np.ndarray:
     """Image 2 as image 1 sees it; black where it does not reach.
 

@@ -117,3 +117,15 @@ def test_alignment_shows_source_target_and_the_warped_source():
     row = picture[height // 2]
     for colour, start, width in zip(colours, np.cumsum([0, *widths[:2]]), widths, strict=True):
         np.testing.assert_array_equal(row[int(start + width / 2)], colour[0, 0])
+
+
+def test_a_sheet_of_pairs_is_as_wide_as_it_may_be():
+    pairs = [(np.full((8, 10, 3), i / 10), np.full((8, 10, 3), 1 - i / 10)) for i in range(5)]
+    sheet = figures.pair_sheet(pairs, width_px=60)  # two pairs of 20 px, and 6 between
+    assert sheet.shape == (3 * 8 + 2 * 6, 46, 3) and sheet.dtype == np.uint8
+    for i, (first, second) in enumerate(pairs):
+        top, left = 14 * (i // 2), 26 * (i % 2)
+        assert (sheet[top : top + 8, left : left + 10] == int(255 * first[0, 0, 0] + 0.5)).all()
+        assert (sheet[top : top + 8, left + 10 : left + 20] == int(255 * second[0, 0, 0] + 0.5)).all()
+    assert (sheet[28:, 26:] == 255).all() and (sheet[8:14] == 255).all()
+    assert figures.pair_sheet(pairs[:1], width_px=5).shape == (8, 20, 3)

@@ -113,25 +113,25 @@ class Common(NamedTuple):
     valid: Array  # (K,) bool: the point exists and lies inside both frames
 
 
-def random_tilt(u: Array, size_wh: Array, tilt: float, share: Array | float = 1.0) -> Array:
+def random_tilt(u: Array, size_wh: Array, tilt: float, fraction: Array | float = 1.0) -> Array:
     """(3, 3) from a photograph to its tilted copy of the same size, from (TILT,) numbers."""
     side = jnp.minimum((4 * u[0]).astype(jnp.int32), 3)
-    return geometry.tilting(side, share * between(u[1], 0, tilt) * size_wh.max(), size_wh)
+    return geometry.tilting(side, fraction * between(u[1], 0, tilt) * size_wh.max(), size_wh)
 
 
 def random_frame(
-    u: Array, size_wh: Array, cfg: CropConfig, share: Array | float = 1.0
+    u: Array, size_wh: Array, cfg: CropConfig, fraction: Array | float = 1.0
 ) -> tuple[Array, Array]:
     """Rotation about the centre, then rescaling, from (FRAME,) uniform numbers.
 
     Args:
-      share: of the change of the image, which is identity at 0.
+      fraction: of the change of the image, which is identity at 0.
     Returns:
       A_image_to_frame (3, 3) and the frame's (w, h).
     """
-    angle = share * jnp.deg2rad(between(u[0], -cfg.rotation_deg, cfg.rotation_deg))
-    scale = (log_between(u[1], cfg.min_side_px, cfg.max_side_px) / size_wh.min()) ** share
-    root_aspect = jnp.sqrt(log_between(u[2], 1 / cfg.aspect, cfg.aspect)) ** share
+    angle = fraction * jnp.deg2rad(between(u[0], -cfg.rotation_deg, cfg.rotation_deg))
+    scale = (log_between(u[1], cfg.min_side_px, cfg.max_side_px) / size_wh.min()) ** fraction
+    root_aspect = jnp.sqrt(log_between(u[2], 1 / cfg.aspect, cfg.aspect)) ** fraction
     scale_xy = scale * jnp.stack([root_aspect, 1 / root_aspect])
     A = geometry.resizing(scale_xy) @ geometry.rotation(angle, (size_wh - 1) / 2)
     return A, size_wh * scale_xy
@@ -143,7 +143,7 @@ def choose_windows(
     size1_wh: Array,
     size2_wh: Array,
     cfg: CropConfig,
-    share: Array | float = 1.0,
+    fraction: Array | float = 1.0,
 ) -> tuple[Array, Array, Array]:
     """Two square windows (x, y, side) that show the same part at about the same scale.
 
@@ -158,7 +158,7 @@ def choose_windows(
     Args:
       u: (trials, TRIAL) uniform numbers.
       common: without any valid point, the frames' centres serve.
-      share: power of the jitter, of which there is none at 0.
+      fraction: power of the jitter, of which there is none at 0.
     Returns:
       windows 1 and 2, (3,) each: top-left corner (x, y) in edge coordinates (pixel
       centre + 0.5) and side, pixels; () index of the point that they are centred on.
@@ -179,7 +179,7 @@ def choose_windows(
         point1 = jnp.where(some, common.xy1[chosen], size1_wh / 2 - 0.5)
         point2 = jnp.where(some, common.xy2[chosen], size2_wh / 2 - 0.5)
         scale = jnp.where(some, common.scale_1to2[chosen], size2_wh.min() / size1_wh.min())
-        ratio = scale * log_between(u[1], 1 / cfg.crop_scale, cfg.crop_scale) ** share
+        ratio = scale * log_between(u[1], 1 / cfg.crop_scale, cfg.crop_scale) ** fraction
         w1, w2 = window(point1, 1 / ratio, size1_wh), window(point2, ratio, size2_wh)
         s1, s2 = sees(w1, common.xy1), sees(w2, common.xy2)
         both = (s1 & s2).sum()
@@ -228,14 +228,14 @@ def exchanged(pair: RawPair) -> RawPair:
 
 
 def draw_pair(
-    key: Array, pair: RawPair, tilt: float, cfg: CropConfig, share: Array | float = 1.0
+    key: Array, pair: RawPair, tilt: float, cfg: CropConfig, fraction: Array | float = 1.0
 ) -> tuple[Array, Array, Array]:
     """One training pair.
 
     Args:
       pair: photographs with correspondences; the same one twice for a warped copy.
       tilt: perspective skew of one of the two.
-      share: of all changes of the geometry.
+      fraction: of all changes of the geometry.
     Returns:
       image1, image2 (crop, crop, 3) in [0, 1] and H_1to2 (3, 3), which means something
       only for points that the photographs themselves relate by the identity.
@@ -252,15 +252,15 @@ def draw_pair(
     canvases = pair.canvas1, pair.canvas2
     size1_wh, size2_wh = (c.size_hw[::-1].astype(jnp.float32) for c in canvases)
 
-    frame2, frame2_wh = random_frame(u_frame, size2_wh, cfg, share)
+    frame2, frame2_wh = random_frame(u_frame, size2_wh, cfg, fraction)
     A1, A2 = jnp.eye(3), frame2  # photographs to frames
     if tilt:  # of the copy, which is image 1 if the two have changed places
-        tilted = random_tilt(u_tilt, size2_wh, tilt, share)
+        tilted = random_tilt(u_tilt, size2_wh, tilt, fraction)
         A1, A2 = jnp.where(swap, tilted, A1), jnp.where(swap, A2, A2 @ tilted)
 
     common = _in_frames(pair, A1, A2, size1_wh, frame2_wh)
     window1, window2, chosen = choose_windows(
-        u_windows.reshape(cfg.trials, TRIAL), common, size1_wh, frame2_wh, cfg, share
+        u_windows.reshape(cfg.trials, TRIAL), common, size1_wh, frame2_wh, cfg, fraction
     )
     middle = jnp.full(2, (cfg.crop_px - 1) / 2)
     upright = geometry.rotation(-jnp.pi / 2 * pair.turns_1to2[chosen], middle)
@@ -312,6 +312,6 @@ def draw_pairs(
 ) -> tuple[Array, Array, Array]:
     """`draw_pair` of a batch, leading axis B; the geometry grows over cfg.ramp_steps."""
     ramps = cfg.ramp_steps and step is not None
-    share = jnp.minimum(step / cfg.ramp_steps, 1.0) if ramps else 1.0
+    fraction = jnp.minimum(step / cfg.ramp_steps, 1.0) if ramps else 1.0
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, slot)
-    return jax.vmap(lambda k, pair: draw_pair(k, pair, tilt, cfg, share))(keys, pairs)
+    return jax.vmap(lambda k, pair: draw_pair(k, pair, tilt, cfg, fraction))(keys, pairs)

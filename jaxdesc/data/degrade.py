@@ -159,8 +159,8 @@ def compress(u: Array, image: Array, cfg: DegradeConfig) -> Array:
     """
     whole = jnp.pad(image, [*((0, -n % BLOCK) for n in image.shape[:2]), (0, 0)], mode="edge")
     height, width, _ = whole.shape
-    share = strength(u[0])
-    quality = between(share, 100.0, float(cfg.jpeg_quality))
+    amount = strength(u[0])
+    quality = between(amount, 100.0, float(cfg.jpeg_quality))
     percent = jnp.where(quality < 50, 5000 / quality, 200 - 2 * quality)
     tables = np.stack([LUMA, CHROMA, CHROMA], -1)[None, :, None]  # for every block
     steps = jnp.clip(jnp.floor((tables * percent + 50) / 100), 1, 255)
@@ -174,7 +174,7 @@ def compress(u: Array, image: Array, cfg: DegradeConfig) -> Array:
     back = jnp.einsum("ik,aibjc,jl->akblc", basis, kept, basis, precision="highest")
     rgb = (back.reshape(height, width, 3) + np.array([128, 0, 0], np.float32)) @ INVERSE.T
     out = jnp.clip(jnp.roll(rgb, -offset, (0, 1)) / 255, 0, 1)
-    return jnp.where(share > 0, out[: image.shape[0], : image.shape[1]], image)
+    return jnp.where(amount > 0, out[: image.shape[0], : image.shape[1]], image)
 
 
 def cosine_basis() -> np.ndarray:

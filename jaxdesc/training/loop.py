@@ -31,7 +31,7 @@ from jaxdesc.store.files import atomic
 from jaxdesc.store.pretrained import pretrained
 from jaxdesc.training.optim import kept_average, make_optimizer, with_model_state
 from jaxdesc.training.report import Reporter
-from jaxdesc.training.step import AXIS, inference_variables, init_state, new_state, settle_statistics, train_step, validation_step
+from jaxdesc.training.step import AXIS, draw_keys, inference_variables, init_state, new_state, settle_statistics, train_step, validation_step
 from jaxdesc.types import Correspondences, RawBatch, TrainState, UserError
 
 IN_FLIGHT = 2  # steps that may run ahead of the metrics that the host reads
@@ -304,6 +304,9 @@ def run(cfg: configs.ExperimentConfig, workdir: str | Path) -> dict[str, float]:
                 parallel_step = parallel(how(train_step, optimizer=optimizer, accumulate=cfg.train.accumulate), devices)
                 parallel_settle = parallel(how(settle_statistics), devices)
                 batches_from = partial(sources[stage.data].batches, process_index=jax.process_index(), process_count=jax.process_count())
+                if main and position == 0 and cfg.report.pictured_pairs:
+                    sheet = drawn_pairs(batches_from(0), draw, cfg.train.seed, cfg.report.pictured_pairs)
+                    _save_png(workdir / "pairs.png", figures.pair_sheet(sheet))
                 batches = batches_from(position)
                 while step < end and stop.signal is None:
                     state, metrics = parallel_step(state, _split(next(batches), local))
@@ -332,6 +335,18 @@ def run(cfg: configs.ExperimentConfig, workdir: str | Path) -> dict[str, float]:
         if stop.signal == signal.SIGINT:
             raise KeyboardInterrupt
     return scores
+
+
+def drawn_pairs(batches: Iterable[RawBatch], draw: Callable, seed: int, count: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Images 1 and 2 of the first `count` pairs that training sees, in the order of the kinds."""
+    found: list[tuple[np.ndarray, np.ndarray]] = []
+    drawn = jax.jit(lambda step, raw: draw(draw_keys(seed, step)[0], raw, step=step))
+    for step, raw in enumerate(batches):
+        for pairs in drawn(jnp.int32(step), raw).values():
+            found.extend(zip(np.asarray(pairs.image1), np.asarray(pairs.image2), strict=True))
+        if len(found) >= count:
+            return found[:count]
+    return found
 
 
 def begun_anew(state: TrainState, optimizer: optax.GradientTransformation) -> TrainState:

@@ -49,10 +49,15 @@ def settle_statistics(
 
     Must run under an axis named AXIS.
     """
-    draw_key, loss_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), state.step))
+    draw_key, loss_key = draw_keys(seed, state.step)
     batch = draw(draw_key, raw, step=state.step)
     _, (_, model_state) = method.loss(inference_variables(state), batch, loss_key, True)
     return state.replace(opt_state=with_model_state(state.opt_state, model_state))
+
+
+def draw_keys(seed: int, step: Array) -> tuple[Array, Array]:
+    """The random keys of a step's draws and of its loss."""
+    return tuple(jax.random.split(jax.random.fold_in(jax.random.key(seed), step)))
 
 
 def train_step(
@@ -73,7 +78,7 @@ def train_step(
 
     Must run under an axis named AXIS. Returns the new state and scalar metrics: loss, its parts, grad_norm.
     """
-    draw_key, loss_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), state.step))
+    draw_key, loss_key = draw_keys(seed, state.step)
 
     def objective(params, model_state, part):
         per_example, (parts, model_state) = method.loss({"params": params, **model_state}, draw(draw_key, part, step=state.step), loss_key, True)

@@ -204,7 +204,7 @@ def torch_r2d2(tensors):
 
 R2D2_SIZES = [(64, 96), (65, 83)]
 R2D2_STORED = (
-    Path(__file__).parent / "reference" / "r2d2_descriptors.npz"
+    Path(__file__).parents[1] / "reference" / "r2d2_descriptors.npz"
 )  # [::7, ::9, ::8] of torch 2.13.0's
 
 

@@ -15,7 +15,7 @@ from jaxdesc.evals import published
 from jaxdesc.training import loop
 from jaxdesc.types import UserError
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 SMOKE = str(ROOT / "configs" / "cold.py") + ":smoke"
 
 

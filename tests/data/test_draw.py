@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 
+from jaxdesc.config import DrawConfig
 from jaxdesc.data.draw import draw_batch, held_out_batch
 from jaxdesc.data.kind import Opened
 from jaxdesc.data.kinds import (
@@ -82,6 +83,13 @@ def test_held_out_pairs_keep_their_colours_and_are_not_mirrored():
             seen = image[4:-4, 4:-4]  # beyond its edges a warped copy is black
             np.testing.assert_allclose(seen[..., 1], 0.4, atol=0.005, err_msg=kind)
             assert (np.diff(seen[..., 0], axis=1) > 0).mean() > 0.9, kind
+
+
+def test_undistorted_leaves_the_geometry_and_nothing_else():
+    still = {"noise": 0.0, "flip_probability": 0.0}
+    assert WILD.undistorted() == CropConfig(crop_px=32, rotation_deg=0.0, **still)
+    plain = DrawConfig(flip_probability=0.4, brightness=0.5, contrast=0.5, saturation=0.5, hue=0.5)
+    assert plain.undistorted() == DrawConfig(flip_probability=0.0)
 
 
 def test_a_training_draw_changes_them_all():

@@ -166,6 +166,22 @@ def test_a_workdir_of_another_configuration_is_refused(tmp_path, cache):
     loop.claim(tmp_path, smoke(cache, **{"report.log_every": "7"}))  # what a run reports may change
 
 
+def test_the_first_pairs_are_pictured_as_the_loss_sees_them(tmp_path, cache, monkeypatch):
+    seen, real = [], loop.figures.pair_sheet
+    monkeypatch.setattr(loop.figures, "pair_sheet", lambda pairs: seen.append(pairs) or real(pairs))
+    cfg = smoke(cache, 1, **{"report.pictured_pairs": "6"})
+    loop.run(cfg, tmp_path / "run")
+    assert len(seen[0]) == 6 and (tmp_path / "run" / "pairs.png").exists()
+    data = loop.open_data(cfg.data, cfg.train.seed)
+    first = next(data.batches(0))
+    key, _ = jax.random.split(jax.random.fold_in(jax.random.key(cfg.train.seed), 0))
+    drawn = jax.jit(lambda raw: loop.draw_batch(key, raw, data=cfg.data, cfg=cfg.draw, step=0))(first)
+    image1 = np.concatenate([np.asarray(pairs.image1) for pairs in drawn.values()])
+    np.testing.assert_allclose(np.stack([pair[0] for pair in seen[0][:4]]), image1, atol=1e-5)
+    loop.run(smoke(cache, 1), tmp_path / "none")
+    assert not (tmp_path / "none" / "pairs.png").exists()
+
+
 @pytest.mark.parametrize(
     ("schedule", "done", "steps", "right"),
     [
