@@ -12,7 +12,7 @@ import pytest
 
 from jaxdesc import config
 from jaxdesc.config import ExperimentConfig
-from jaxdesc.data.kinds import DataConfig, PosedPairs
+from jaxdesc.data.kinds import DataConfig, HomographyPairs, PosedPairs
 from jaxdesc.methods import METHODS
 from jaxdesc.methods.caps import Config, infer, loss, matching, network
 from jaxdesc.methods.caps.infer import MatchOptions
@@ -534,7 +534,7 @@ def test_validation_is_in_the_pixels_of_the_images(method, variables):
     """Descriptors of a quarter of the size are brought to all of it before matching: one patch every 4 pixels, not every 16."""
     image = np.random.default_rng(0).uniform(size=(2, 64, 128, 3)).astype(np.float32)
     same = Pair(image1=image, image2=image, H_1to2=np.tile(np.eye(3, dtype=np.float32), (2, 1, 1)), slot=np.arange(2))
-    scores, matches = jax.jit(partial(validation_step, method=method))(variables, same)
+    scores, matches = jax.jit(partial(validation_step, method=method, scores=HomographyPairs.scores))(variables, same)
     assert matches.xy1_px.shape == (2, 16 * 32, 2) and float(matches.xy1_px.max()) == 126
     assert float(scores["matches"]) > 300 and float(scores["mma@3px"]) > 0.99
 
