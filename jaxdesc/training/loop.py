@@ -338,7 +338,7 @@ def run(cfg: configs.ExperimentConfig, workdir: str | Path) -> dict[str, float]:
 
 
 def drawn_pairs(batches: Iterable[RawBatch], draw: Callable, seed: int, count: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Images 1 and 2 of the first `count` pairs that training sees, in the order of the kinds."""
+    """Images 1 and 2 of the first `count` pairs that training sees, kind by kind."""
     found: list[tuple[np.ndarray, np.ndarray]] = []
     drawn = jax.jit(lambda step, raw: draw(draw_keys(seed, step)[0], raw, step=step))
     for step, raw in enumerate(batches):
