@@ -10,7 +10,6 @@ jaxdesc.register(definition)                       # a method from outside, see 
 """
 
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 
 from jaxdesc.errors import UserError
 
@@ -23,6 +22,8 @@ __all__ = ["UserError", "__version__", *sorted(_HOMES)]
 
 def _version() -> str:
     """Of the installed package; of a tree that is not installed, "unknown"."""
+    from importlib.metadata import PackageNotFoundError, version  # 20 ms that few need
+
     try:
         return version("jaxdesc")
     except PackageNotFoundError:
