@@ -13,8 +13,8 @@ from safetensors.numpy import save_file
 
 import jaxdesc
 from jaxdesc import methods
-from jaxdesc.__main__ import main
 from jaxdesc.method import Method
+from tests.cli import call
 from tests.cli.test_evaluate import data  # noqa: F401, a fixture
 from tests.predict.test_predictor import noise
 
@@ -58,14 +58,7 @@ def known(installed, monkeypatch):
 @pytest.fixture
 def verb(known, monkeypatch, capsys):
     def run(name, *arguments, status=None):
-        monkeypatch.setattr(sys, "argv", ["jaxdesc", name, *map(str, arguments)])
-        code = None
-        try:
-            main()
-        except SystemExit as e:
-            code = e.code
-        out, err = capsys.readouterr()
-        assert code == status, err
+        out, err = call(monkeypatch, capsys, name, *arguments, status=status)
         return out + err
 
     return run

@@ -2,31 +2,23 @@
 
 import dataclasses
 import re
-import sys
 
 import jax
 import jax.numpy as jnp
 import pytest
 
-from jaxdesc import cli, timing
+from jaxdesc import timing
 from jaxdesc.cli import benchmark
 from jaxdesc.config import Source
 from jaxdesc.method import Method
 from jaxdesc.methods import METHODS
+from tests.cli import call
 
 
 @pytest.fixture
 def verb(monkeypatch, capsys, tmp_path):
     def run(*arguments, status=None):
-        monkeypatch.setattr(sys, "argv", ["benchmark", *map(str, arguments)])
-        try:
-            cli.run(benchmark.main)
-            code = None
-        except SystemExit as e:
-            code = e.code
-        out, err = capsys.readouterr()
-        assert code == status, err
-        return out, err
+        return call(monkeypatch, capsys, "benchmark", *arguments, status=status)
 
     monkeypatch.setenv("JAXDESC_CACHE", str(tmp_path))
     return run

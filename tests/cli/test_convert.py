@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from jaxdesc.__main__ import main
 from jaxdesc.methods import METHODS
 from jaxdesc.methods.pump import Config
 from jaxdesc.methods.pump.weights import from_torch, infer_config
 from jaxdesc.predict import predictor
 from jaxdesc.store import convert, weights
 from jaxdesc.types import UserError
+from tests.cli import call
 
 CONVMIXER = Config(hidden=8, depth=5, kernel=3, output_dim=3)  # 5 + 2 modules and more, so that "10" follows "9"
 MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
@@ -139,14 +139,7 @@ def r2d2_forward(image, t):
 @pytest.fixture
 def verb(monkeypatch, capsys):
     def run(*arguments, status=None):
-        monkeypatch.setattr(sys, "argv", ["jaxdesc", "convert", "--method", "pump", *map(str, arguments)])
-        try:
-            main()
-            code = None
-        except SystemExit as e:
-            code = e.code
-        out, err = capsys.readouterr()
-        assert code == status, err
+        out, err = call(monkeypatch, capsys, "convert", "--method", "pump", *arguments, status=status)
         if status == 2:
             assert err.startswith("jaxdesc: ") and err.count("\n") == 1, err
         return out + err

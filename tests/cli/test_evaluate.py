@@ -10,25 +10,18 @@ import jax
 import numpy as np
 import pytest
 
-from jaxdesc.__main__ import main
 from jaxdesc.cli import flags
 from jaxdesc.evals import PROTOCOLS, load
 from jaxdesc.predict import predictor
 from jaxdesc.store import weights
+from tests.cli import call
 
 
 @pytest.fixture
 def evaluate(monkeypatch, capsys):
     def run(*arguments, status=None):
         """Runs the verb; returns (stdout, stderr). A failure is one sentence."""
-        monkeypatch.setattr(sys, "argv", ["jaxdesc", "evaluate", *map(str, arguments)])
-        try:
-            main()
-            code = None
-        except SystemExit as e:
-            code = e.code
-        out, err = capsys.readouterr()
-        assert code == status, err
+        out, err = call(monkeypatch, capsys, "evaluate", *arguments, status=status)
         if status == 2 and "usage:" not in err:
             assert err.split("\n")[-2].startswith("jaxdesc: ") and err.endswith(".\n") and "Traceback" not in err, err
         return out, err

@@ -13,7 +13,6 @@ import pytest
 from PIL import Image
 
 from jaxdesc import figures
-from jaxdesc.__main__ import main
 from jaxdesc.methods.caps import infer
 from jaxdesc.predict import predictor
 from jaxdesc.predict.predictor import Matches, Predictor
@@ -21,6 +20,7 @@ from jaxdesc.store import matches as files
 from jaxdesc.store import weights
 from jaxdesc.store.features import read_hdf5
 from jaxdesc.store.flow import read_flo
+from tests.cli import call
 from tests.predict.test_predictor import TINY, noise
 
 
@@ -44,14 +44,7 @@ def caps_file(tmp_path_factory):
 def verb(monkeypatch, capsys, weight_file):
     def run(*arguments, status=None, verb="match", weights=weight_file):
         """Runs the verb; returns (stdout, stderr). A failure is one sentence."""
-        monkeypatch.setattr(sys, "argv", ["jaxdesc", verb, *map(str, arguments), "--weights", weights])
-        try:
-            main()
-            code = None
-        except SystemExit as e:
-            code = e.code
-        out, err = capsys.readouterr()
-        assert code == status, err
+        out, err = call(monkeypatch, capsys, verb, *arguments, "--weights", weights, status=status)
         if status == 2:
             sentence = err.split("\n")[-2]  # after the progress bar, if it had come so far
             assert sentence.startswith("jaxdesc: ") and err.endswith(".\n") and "Traceback" not in err, err
